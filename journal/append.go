@@ -1,0 +1,298 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"jnbd/wal"
+)
+
+// A change, from the call to its place in the order (P1):
+//
+//  1. Turn the requests into records; payloads stay in the caller's buffers.
+//  2. Queue. Who finds no leader leads: it takes all that wait, its own included, as one
+//     append, and afterwards hands the lead to the first that came meanwhile.
+//  3. The leader slows down as the log fills (pace.go), and asks every caller whether its
+//     connection still lives (admit). What is refused here never happened.
+//  4. Append: one gathered write gives all of them their place, and on return they survive
+//     the death of this process (P2).
+//  5. Enter them into the overlay, in the same order, and only then let go of the lock:
+//     who holds it sees log and overlay agree.
+//  6. Wake the callers. Durability against power loss is Sync's, not ours (commit.go).
+//
+// A log that is full makes step 4 wait for the checkpointer; it is never an error (P7).
+
+// pending is one call's changes on their way. It is reused; done carries one token a use.
+type pending struct {
+	recs  []wal.Record
+	pos   []int64
+	bytes int64 // payload
+	admit func() bool
+	err   error
+	done  chan verdict
+}
+
+type verdict uint8
+
+const (
+	finished verdict = iota
+	leadNow          // you are the first in the queue, and there is no leader
+)
+
+var pendings = sync.Pool{New: func() any { return &pending{done: make(chan verdict, 1)} }}
+
+// appendQueue holds what waits for a leader.
+type appendQueue struct {
+	mu      sync.Mutex
+	waiting []*pending // guarded by mu
+	led     bool       // guarded by mu; somebody leads
+}
+
+// WriteAt writes p at off: ordered, whole or not at all, safe against the death of the
+// process on return. It is the backend contract of other Go NBD servers, and a batch of one.
+func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
+	if err := d.WriteBatch([][]byte{p}, []int64{off}, nil); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// WriteBatch performs writes in the order given, each whole or not at all. admit, if not
+// nil, is asked under the lock that gives the order, right before the batch gets its place;
+// when it reports false nothing is done and ErrDropped is returned. It is asked again if the
+// batch had to wait for space, or is too large for one append and goes on in a second.
+func (d *Disk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+	if err := d.writable(); err != nil {
+		return err
+	}
+	p := pendings.Get().(*pending)
+	defer p.release()
+	for i, b := range data {
+		n := int64(len(b))
+		if err := d.inRange("write", offsets[i], n); err != nil {
+			return err
+		}
+		if n == 0 {
+			continue
+		}
+		if n > d.maxRequest {
+			return fmt.Errorf("write %d bytes at %d: at most %d fit into a log of this size at once: %w", n, offsets[i], d.maxRequest, ErrTooBig)
+		}
+		if p.bytes+n > d.maxRequest {
+			if err := d.submit(p, admit); err != nil {
+				return err
+			}
+			p.reset()
+		}
+		switch d.routes.write(offsets[i], n) {
+		case viaLog:
+			p.recs = appendData(p.recs, b, offsets[i], d.maxPayload)
+			p.bytes += n
+		}
+	}
+	if len(p.recs) == 0 {
+		return nil
+	}
+	return d.submit(p, admit)
+}
+
+// Zero makes [off, off+n) read as zeros, ordered and safe like a write, at the cost of one
+// record whatever n is. With punch the host may have the space at the next checkpoint.
+func (d *Disk) Zero(off, n int64, punch bool, admit func() bool) error {
+	aux := uint32(keepSpace)
+	if punch {
+		aux = 0
+	}
+	return d.change("zero", wal.Record{Kind: KindZero, Aux: aux, A: uint64(off), B: uint64(n)}, admit)
+}
+
+// Trim declares [off, off+n) unneeded: it reads as zeros from then on, and the host has the
+// space once a checkpoint has passed. Ordered and safe like a write.
+func (d *Disk) Trim(off, n int64, admit func() bool) error {
+	return d.change("trim", wal.Record{Kind: KindTrim, A: uint64(off), B: uint64(n)}, admit)
+}
+
+func (d *Disk) change(what string, r wal.Record, admit func() bool) error {
+	if err := d.inRange(what, int64(r.A), int64(r.B)); err != nil {
+		return err
+	}
+	if r.B == 0 {
+		return nil
+	}
+	p := pendings.Get().(*pending)
+	defer p.release()
+	p.recs = append(p.recs, r)
+	return d.submit(p, admit)
+}
+
+// submit queues p and returns when it has its place, or never will.
+func (d *Disk) submit(p *pending, admit func() bool) error {
+	if err := d.writable(); err != nil {
+		return err
+	}
+	p.admit, p.err = admit, nil
+	q := &d.queue
+	q.mu.Lock()
+	q.waiting = append(q.waiting, p)
+	lead := !q.led
+	q.led = true
+	q.mu.Unlock()
+	if lead || <-p.done == leadNow {
+		d.lead(p)
+	}
+	return p.err
+}
+
+// lead runs what waits, with own at its front, and hands the lead on.
+func (d *Disk) lead(own *pending) {
+	batch := d.takeBatch()
+	d.run(batch)
+	for _, p := range batch {
+		if p != own {
+			p.done <- finished
+		}
+	}
+	q := &d.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) > 0 {
+		q.waiting[0].done <- leadNow
+		return
+	}
+	q.led = false
+}
+
+// takeBatch takes from the queue what fits into one append; at least the first.
+func (d *Disk) takeBatch() []*pending {
+	q := &d.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, bytes := 0, int64(0)
+	for _, p := range q.waiting {
+		size := p.logBytes()
+		if n > 0 && bytes+size > d.maxRequest {
+			break
+		}
+		bytes += size
+		n++
+	}
+	d.batch = append(d.batch[:0], q.waiting[:n]...)
+	rest := copy(q.waiting, q.waiting[n:])
+	clear(q.waiting[rest:])
+	q.waiting = q.waiting[:rest]
+	return d.batch
+}
+
+// logBytes is what p weighs in the log, near enough for batching.
+func (p *pending) logBytes() int64 { return p.bytes + int64(len(p.recs))*wal.RecordOverhead }
+
+// run gives a batch its place, waiting for space where it must. Only the leader calls it.
+func (d *Disk) run(batch []*pending) {
+	for {
+		var bytes int64
+		for _, p := range batch {
+			bytes += p.logBytes()
+		}
+		d.pace.hold(d, bytes)
+		freed := d.space.next()
+		err := d.place(batch)
+		if !errors.Is(err, wal.ErrFull) {
+			return
+		}
+		d.kickCheckpoint()
+		select {
+		case <-freed:
+		case <-d.stopped:
+			fail(batch, ErrClosed)
+			return
+		}
+	}
+}
+
+// place appends what is admitted and enters it into the overlay. wal.ErrFull means: nothing
+// happened, try again when there is space. Any other outcome stands in the pendings.
+func (d *Disk) place(batch []*pending) error {
+	d.appendMu.Lock()
+	defer d.appendMu.Unlock()
+	if err := d.writable(); err != nil {
+		fail(batch, err)
+		return nil
+	}
+	recs := d.recs[:0]
+	var bytes int64
+	for _, p := range batch {
+		p.err = nil
+		if p.admit != nil && !p.admit() {
+			p.err = ErrDropped
+			continue
+		}
+		recs = append(recs, p.recs...)
+		bytes += p.bytes
+	}
+	d.recs = recs
+	defer clear(recs) // the payloads are the callers' again
+	if len(recs) == 0 {
+		return nil
+	}
+	if extents, _ := d.overlay.size(); extents > 0 && extents+2*len(recs) > d.maxExtents {
+		return wal.ErrFull // of memory: the checkpointer makes room, too
+	}
+	d.pos = grow(d.pos, len(recs))
+	if err := d.log.Append(recs, d.pos); err != nil {
+		if errors.Is(err, wal.ErrFull) {
+			return err
+		}
+		fail(batch, d.poisonWith(fmt.Errorf("append to the log: %w", err)))
+		return nil
+	}
+	d.overlay.mu.Lock()
+	for i := range recs {
+		d.overlay.putLocked(appended(&recs[i], d.pos[i]))
+	}
+	d.overlay.mu.Unlock()
+	d.lastChange.Store(time.Now().UnixNano())
+	d.counters.clientBytes.Add(uint64(bytes))
+	return nil
+}
+
+// appended is what a record that was just written at pos means for the overlay.
+func appended(r *wal.Record, pos int64) extent {
+	e := extent{off: int64(r.A), pos: zeroPos(pos), state: zeroed}
+	switch {
+	case r.Kind == KindData:
+		e.pos, e.state, e.end = pos, logged, e.off+int64(len(r.Payload))
+		return e
+	case r.Kind == KindZero && r.Aux == keepSpace:
+		e.state = zeroKept
+	}
+	e.end = e.off + int64(r.B)
+	return e
+}
+
+func fail(batch []*pending, err error) {
+	for _, p := range batch {
+		if p.err == nil {
+			p.err = err
+		}
+	}
+}
+
+func (p *pending) reset() {
+	clear(p.recs)
+	p.recs, p.bytes = p.recs[:0], 0
+}
+
+func (p *pending) release() {
+	p.reset()
+	p.admit, p.err = nil, nil
+	pendings.Put(p)
+}
+
+func grow(s []int64, n int) []int64 {
+	if cap(s) < n {
+		return make([]int64, n, 2*n)
+	}
+	return s[:n]
+}

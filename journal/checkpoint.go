@@ -1,0 +1,236 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"jnbd/disk"
+	"jnbd/wal"
+)
+
+// A checkpoint moves the tail, batch by batch:
+//
+//  1. Choose the new tail: behind a durable barrier, never beyond what the overlay knows. If
+//     no barrier lies far enough, make one.
+//  2. Bring home, in address order, every extent whose frame lies before the new tail. What
+//     was written again since has a newer owner and is passed over: it goes home once.
+//  3. Flush the backing.
+//  4. Forget those extents; reads find them home from now on. Wait for the readers that
+//     found them in the log.
+//  5. Store the new tail in the superblock, durably.
+//  6. Free the log space (I6: homes, superblock, reuse, in this order).
+//
+// Only durable records go home (step 1), so a crash at any point leaves homes that replay
+// of [old tail, …) makes right again, and a cut at a barrier never cuts off what is home.
+// d.checkpointMu makes this the only writer of homes and superblock.
+
+// homeRun is how much goes home in one write at most.
+const homeRun = 1 << 20
+
+// checkpointLoop runs batches as the fill of the log asks for. Close ends it.
+func (d *Disk) checkpointLoop() {
+	defer d.background.Done()
+	tick := time.NewTicker(idleCheck)
+	defer tick.Stop()
+	for {
+		idle := false
+		select {
+		case <-d.stopped:
+			return
+		case <-d.kick:
+		case <-tick.C:
+			idle = time.Since(time.Unix(0, d.lastChange.Load())) >= idleAfter
+		}
+		for running := d.fill() >= checkpointFrom; idle || running; running = d.fill() > checkpointTo {
+			moved, err := d.checkpointBatch(d.batchBytes)
+			if err != nil {
+				return // poisoned: told to every caller, nothing left to do here
+			}
+			if !moved || d.closing.Load() {
+				break
+			}
+		}
+	}
+}
+
+// Checkpoint brings home everything that was changed before the call, unless ctx ends first.
+// progress, if not nil, gets bytes of log done and in all.
+func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64)) error {
+	d.appendMu.Lock()
+	goal := d.log.Stats().Head
+	d.appendMu.Unlock()
+	start := d.log.Stats().Tail
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("checkpoint: %d bytes of log left: %w", goal-d.log.Stats().Tail, err)
+		}
+		moved, err := d.checkpointBatch(d.batchBytes)
+		if err != nil {
+			return err
+		}
+		tail := d.log.Stats().Tail
+		if progress != nil {
+			progress(min(tail, goal)-start, goal-start)
+		}
+		if tail >= goal || !moved {
+			return nil
+		}
+	}
+}
+
+// checkpointBatch moves the tail by about most bytes; moved is false when all is home. An
+// error has poisoned the disk.
+func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	if d.poison.Load() != nil {
+		return false, d.poisoned()
+	}
+	began := time.Now()
+	old := d.log.Stats().Tail
+	tail, err := d.nextTail(old, most)
+	if err != nil {
+		return false, d.poisonWith(fmt.Errorf("checkpoint: %w", err))
+	}
+	if tail <= old {
+		return false, nil
+	}
+	if err := d.moveTail(tail); err != nil {
+		return false, d.poisonWith(fmt.Errorf("checkpoint to log position %d: %w", tail, err))
+	}
+	d.pace.drained(tail-old, time.Since(began))
+	d.counters.checkpoints.Add(1)
+	d.space.send()
+	return true, nil
+}
+
+// nextTail is step 1.
+func (d *Disk) nextTail(old, most int64) (int64, error) {
+	known := d.known()
+	tail := d.log.TailBefore(min(known, old+most))
+	if tail-old >= most/2 || tail >= known {
+		return tail, nil
+	}
+	// The last durable barrier is not far enough. One more makes all of it legal.
+	if _, err := d.log.Flush(); err != nil {
+		return 0, fmt.Errorf("flush the log: %w", err)
+	}
+	return d.log.TailBefore(min(d.known(), old+most)), nil
+}
+
+// known is the log position up to which the overlay holds every record. An append that is
+// under way holds appendMu until the overlay knows it.
+func (d *Disk) known() int64 {
+	d.appendMu.Lock()
+	defer d.appendMu.Unlock()
+	return d.log.Stats().Head
+}
+
+// moveTail is steps 2 to 6.
+func (d *Disk) moveTail(tail int64) error {
+	if err := d.bringHome(tail); err != nil {
+		return err
+	}
+	if err := d.home.Flush(); err != nil {
+		return fmt.Errorf("flush the backing: %w", err)
+	}
+	d.overlay.forget(tail)
+	d.gate.wait()
+	start, err := d.log.StartAt(tail)
+	if err != nil {
+		return err
+	}
+	if err := d.saveTail(start); err != nil {
+		return err
+	}
+	d.log.Free(tail)
+	return nil
+}
+
+// saveTail is step 5. The fingerprint goes with the tail: what the sampled blocks hold once
+// everything before it is home.
+func (d *Disk) saveTail(start wal.Start) error {
+	if err := d.fingerprint(); err != nil {
+		return err
+	}
+	sb := &d.super
+	sb.Tail, sb.TailSeq, sb.TailEpoch = start.Tail, start.TailSeq, start.Epoch
+	st := d.log.Stats()
+	sb.DurableUpTo, sb.Epoch = start.DurableUpTo, st.Epoch
+	sb.BarrierSeq, sb.BarrierTime = st.Barrier.Seq, st.Barrier.Time
+	// Both slots: the older one names log space that is about to be reused.
+	if err := d.store.SaveBoth(sb); err != nil {
+		return fmt.Errorf("superblock: %w", err)
+	}
+	return nil
+}
+
+// bringHome is step 2.
+func (d *Disk) bringHome(tail int64) error {
+	if d.homeBuf == nil {
+		d.homeBuf = make([]byte, 0, max(min(homeRun, d.batchBytes), int64(d.maxPayload)))
+	}
+	run := homeWriter{d: d, buf: d.homeBuf[:0]}
+	extents := make([]extent, 0, walkChunk)
+	for from := int64(0); from >= 0; {
+		extents, from = d.overlay.below(extents[:0], from, tail)
+		for i := range extents {
+			if err := run.add(&extents[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return run.flush()
+}
+
+// homeWriter gathers neighbours into one write.
+type homeWriter struct {
+	d   *Disk
+	off int64  // where buf goes
+	buf []byte // capacity homeRun
+}
+
+func (w *homeWriter) add(e *extent) error {
+	if e.state != logged {
+		if err := w.flush(); err != nil {
+			return err
+		}
+		if err := disk.Zero(w.d.home, e.off, e.end-e.off, e.state == zeroed); err != nil {
+			return fmt.Errorf("zero %d bytes of the backing at %d: %w", e.end-e.off, e.off, err)
+		}
+		return nil
+	}
+	n := int(e.end - e.off)
+	if w.off+int64(len(w.buf)) != e.off || len(w.buf)+n > cap(w.buf) {
+		if err := w.flush(); err != nil {
+			return err
+		}
+		w.off = e.off
+	}
+	at := len(w.buf)
+	w.buf = w.buf[:at+n]
+	p := w.buf[at:]
+	if _, err := w.d.ring.ReadAt(p, e.pos%w.d.ring.Size()); err != nil {
+		return fmt.Errorf("read the log at %d: %w", e.pos, err)
+	}
+	if e.checked {
+		if got := crc32.Checksum(p, castagnoli); got != e.crc {
+			return fmt.Errorf("log at %d: checksum %08x, want %08x: %w", e.pos, got, e.crc, wal.ErrCorrupt)
+		}
+	}
+	return nil
+}
+
+func (w *homeWriter) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	if _, err := w.d.home.WriteAt(w.buf, w.off); err != nil {
+		return fmt.Errorf("write %d bytes home at %d: %w", len(w.buf), w.off, err)
+	}
+	w.d.counters.homeBytes.Add(uint64(len(w.buf)))
+	w.buf = w.buf[:0]
+	return nil
+}

@@ -1,0 +1,417 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"jnbd/disk/crashdisk"
+	"jnbd/wal"
+)
+
+// The crash suite: run a workload, let the power go at the k-th operation of any device,
+// for every k; rebuild images of what the media may hold then; recover; ask the model
+// (model_test.go) whether the promises held. Then the same with the power going again at
+// every operation of the recovery, and with every operation failing instead.
+
+// imagesPerCrash is how many images are made of each crash. Image 0 is process death, in which
+// nothing is lost; image 1 is the loss of everything unflushed.
+const imagesPerCrash = 8
+
+// suite is one workload on one layout.
+type suite struct {
+	layout
+	clients  int
+	requests int   // of each client
+	most     int64 // bytes of one request
+}
+
+// The sizes keep log and disk small, so that the log wraps, fills and is checkpointed many
+// times in a run of some hundred operations.
+func suites() []suite {
+	small := layout{name: "beside", disk: 1 << 20, journal: logStart + 512<<10}
+	inside := layout{name: "internal", internal: true, disk: 1 << 20, journal: 540 << 10}
+	large := layout{name: "large", disk: 4 << 20, journal: logStart + 4<<20}
+	return []suite{
+		{layout: small, clients: 1, requests: 70, most: 64 << 10},
+		{layout: inside, clients: 1, requests: 70, most: 64 << 10},
+		{layout: small, clients: 3, requests: 30, most: 32 << 10},
+		{layout: large, clients: 1, requests: 24, most: 1 << 20},
+	}
+}
+
+func (s suite) String() string { return fmt.Sprintf("%s-%dclients", s.name, s.clients) }
+
+// TestCrashAtEveryOperation is P2, P3 and P4.
+func TestCrashAtEveryOperation(t *testing.T) {
+	for seed, s := range suites() {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			base := formatted(t, s.layout)
+			all := workload(uint64(seed+1), s.clients, s.disk, s.most, s.requests)
+			states := 0
+			crashes := 0
+			for k := 1; ; k++ {
+				g, crashed := s.runUntil(t, base, all, k)
+				if !crashed {
+					break
+				}
+				crashes++
+				for image := range int64(imagesPerCrash) {
+					s.checkImage(t, g, all, k, image)
+					states++
+				}
+			}
+			if crashes < 100 {
+				t.Errorf("only %d operations to crash at: the workload is too small to mean anything", crashes)
+			}
+			t.Logf("%d crash points, %d states", crashes, states)
+		})
+	}
+}
+
+// runUntil runs the workload on a copy of base, with a checkpoint at the end, and the power
+// going at operation k. crashed is false when there was no such operation.
+func (s suite) runUntil(t *testing.T, base *crashdisk.Group, all []*client, k int) (g *crashdisk.Group, crashed bool) {
+	t.Helper()
+	reset(all)
+	g = base.KillImage()
+	g.CrashAt(k)
+	d, err := Open(s.parts(g), Options{})
+	if err == nil {
+		err = run(d, all)
+		if err == nil {
+			err = d.Close(context.Background())
+		} else {
+			abandon(d)
+		}
+	}
+	if err != nil && !g.Crashed() {
+		t.Fatalf("crash at operation %d: failed before it: %v", k, err)
+	}
+	if err == nil && g.Crashed() {
+		t.Fatalf("crash at operation %d (%s): everything succeeded without it", k, g.OpInfo(k))
+	}
+	return g, g.Crashed()
+}
+
+// checkImage recovers one image and holds it against the model.
+func (s suite) checkImage(t *testing.T, g *crashdisk.Group, all []*client, k int, image int64) {
+	t.Helper()
+	after := g.Image(image)
+	d, p, err := recovered(s.layout, after, wal.CutPrefix)
+	if err != nil {
+		t.Fatalf("crash at operation %d (%s), image %d: recovery: %v", k, g.OpInfo(k), image, err)
+	}
+	if _, err := checkPrefix(all, p, image != 0); err != nil {
+		t.Fatalf("crash at operation %d (%s), image %d: %v", k, g.OpInfo(k), image, err)
+	}
+	s.checkRaw(t, d, after, p)
+	done(p)
+}
+
+// checkRaw finishes a recovered disk and compares the raw backing with what was read (P8).
+func (s suite) checkRaw(t *testing.T, d *Disk, g *crashdisk.Group, want []byte) {
+	t.Helper()
+	if err := d.Finish(context.Background(), nil); err != nil {
+		t.Fatalf("finish after recovery: %v", err)
+	}
+	raw := (*contents.Get().(*[]byte))
+	if int64(cap(raw)) < s.disk {
+		raw = make([]byte, s.disk)
+	}
+	raw = raw[:s.disk]
+	defer done(raw)
+	if _, err := g.Lookup("backing").ReadAt(raw, 0); err != nil {
+		t.Fatal(err)
+	}
+	if i := firstDifference(raw, want); i >= 0 {
+		t.Fatalf("raw backing differs from the disk at byte %d", i)
+	}
+}
+
+func firstDifference(a, b []byte) int {
+	if bytes.Equal(a, b) {
+		return -1
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return len(a)
+}
+
+// TestCrashInRecovery is I5: the power goes again at every operation of a recovery and of the
+// checkpoint behind it. Once Open has returned, clients may have read what it found: from
+// then on nothing of it may be lost.
+func TestCrashInRecovery(t *testing.T) {
+	for seed, s := range suites() {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			base := formatted(t, s.layout)
+			all := workload(uint64(seed+11), s.clients, s.disk, s.most, s.requests)
+			states := 0
+			for k := 1; ; k += stride(t) {
+				g, crashed := s.runUntil(t, base, all, k)
+				if !crashed {
+					break
+				}
+				for image := range int64(3) {
+					states += s.crashRecovery(t, g, all, k, image)
+				}
+			}
+			t.Logf("%d states", states)
+			if states < 100 {
+				t.Errorf("only %d states", states)
+			}
+		})
+	}
+}
+
+// stride is from which crashes of the run a recovery is crashed at each of its operations:
+// all of them are 500,000 states. JNBD_CRASH_STRIDE=1 explores them all.
+func stride(t *testing.T) int {
+	if v := os.Getenv("JNBD_CRASH_STRIDE"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			t.Fatalf("JNBD_CRASH_STRIDE=%q, want a number from 1 on", v)
+		}
+		return n
+	}
+	if testing.Short() {
+		return 53
+	}
+	return 7
+}
+
+func (s suite) crashRecovery(t *testing.T, g *crashdisk.Group, all []*client, k int, image int64) (states int) {
+	t.Helper()
+	for r := 1; ; r++ {
+		second := g.Image(image)
+		second.CrashAt(r)
+		var served []byte
+		d, err := Open(s.parts(second), Options{})
+		if err == nil {
+			if served, err = content(d); err != nil {
+				served = nil // it crashed in between
+				abandon(d)
+			} else {
+				err = d.Finish(context.Background(), nil)
+			}
+		}
+		if !second.Crashed() {
+			if err != nil {
+				t.Fatalf("crash at %d, image %d, recovery without a crash: %v", k, image, err)
+			}
+			return states
+		}
+		for again := range int64(3) {
+			what := fmt.Sprintf("crash at operation %d (%s), image %d, again at operation %d of recovery (%s), image %d",
+				k, g.OpInfo(k), image, r, second.OpInfo(r), again)
+			third, p, err := recovered(s.layout, second.Image(again), wal.CutPrefix)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			abandon(third)
+			if _, err := checkPrefix(all, p, image != 0 || again != 0); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if served != nil {
+				if i := firstDifference(p, served); i >= 0 {
+					t.Fatalf("%s: byte %d is not what the first recovery served", what, i)
+				}
+			}
+			done(p)
+			states++
+		}
+		if served != nil {
+			done(served)
+		}
+	}
+}
+
+// TestCutAtBarrier is P4's --recover=barrier: what is left is the state at some barrier, at
+// least the last that was answered. In this workload of one client every barrier of the run
+// ends with a flush, a FUA write, or comes from the checkpointer or from opening.
+func TestCutAtBarrier(t *testing.T) {
+	s := suite{layout: layout{disk: 1 << 20, journal: logStart + 2<<20}, clients: 1, requests: 60, most: 8 << 10}
+	base := formatted(t, s.layout)
+	all := workload(42, s.clients, s.disk, s.most, s.requests)
+	// The log is large enough that no checkpoint makes a barrier of its own.
+	barriers := map[int]bool{0: true}
+	changes := 0
+	for i := range all[0].ops {
+		o := &all[0].ops[i]
+		if o.changes() {
+			changes++
+		}
+		if o.kind == opFlush || o.fua {
+			barriers[changes] = true
+		}
+	}
+	cuts := map[int]bool{}
+	for k := 1; ; k++ {
+		reset(all)
+		g := base.KillImage()
+		g.CrashAt(k)
+		d, err := Open(s.parts(g), Options{})
+		if err == nil {
+			err = run(d, all)
+			g.Crash()
+			abandon(d)
+		}
+		if err == nil {
+			break
+		}
+		for image := range int64(4) {
+			d, p, err := recovered(s.layout, g.Image(image), wal.CutBarrier)
+			if err != nil {
+				t.Fatalf("crash at %d, image %d: %v", k, image, err)
+			}
+			abandon(d)
+			at, err := checkPrefix(all, p, true)
+			done(p)
+			if err != nil {
+				t.Fatalf("crash at %d, image %d: %v", k, image, err)
+			}
+			if !barriers[at[0]] && !sameState(all[0], at[0], barriers) {
+				t.Fatalf("crash at %d, image %d: cut after %d changes, which is no barrier", k, image, at[0])
+			}
+			cuts[at[0]] = true
+		}
+	}
+	if len(cuts) < 5 {
+		t.Errorf("only %d different cuts were seen", len(cuts))
+	}
+}
+
+// sameState reports whether some barrier has the very content of prefix at.
+func sameState(c *client, at int, barriers map[int]bool) bool {
+	for b := range barriers {
+		if c.states[b] == c.states[at] {
+			return true
+		}
+	}
+	return false
+}
+
+// TestErrorAtEveryOperation is P9: each operation of a run fails once, with the caches doing
+// what kernels do then. The failure must be told, nothing may be acknowledged as durable after
+// it, what is read is right or an error, and a restart finds what was acknowledged.
+func TestErrorAtEveryOperation(t *testing.T) {
+	for _, fault := range []crashdisk.FlushFault{crashdisk.KeepPages, crashdisk.EvictPages} {
+		for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
+			for seed, s := range suites()[:2] {
+				t.Run(fmt.Sprintf("%s-%v-%d", s, cause, fault), func(t *testing.T) {
+					t.Parallel()
+					base := formatted(t, s.layout)
+					all := workload(uint64(seed+21), s.clients, s.disk, s.most, s.requests)
+					failures := 0
+					for k := 1; s.failAt(t, base, all, k, cause, fault); k++ {
+						failures++
+					}
+					if failures < 100 {
+						t.Errorf("only %d operations to fail", failures)
+					}
+				})
+			}
+		}
+	}
+}
+
+// failAt runs the workload with operation k failing. It reports whether there was one.
+func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int, cause error, fault crashdisk.FlushFault) bool {
+	t.Helper()
+	reset(all)
+	g := base.KillImage()
+	g.SetFlushFault(fault)
+	g.FailAt(k, cause)
+	what := func() string { return fmt.Sprintf("operation %d (%s) fails with %v", k, g.OpInfo(k), cause) }
+
+	d, err := Open(s.parts(g), Options{})
+	if err == nil {
+		err = run(d, all)
+		if err == nil {
+			err = d.Checkpoint(context.Background(), nil)
+		}
+		if err == nil {
+			err = d.Close(context.Background())
+		} else {
+			s.checkPoisoned(t, d, all, what())
+		}
+	}
+	if !g.Failed() {
+		if err != nil {
+			t.Fatalf("%s: but it never happened, and yet: %v", what(), err)
+		}
+		return false
+	}
+	if err == nil {
+		t.Fatalf("%s: and nobody said so", what())
+	}
+	if !errors.Is(err, cause) {
+		t.Fatalf("%s: told as %q", what(), err)
+	}
+	// The machine is restarted: first the process alone, then the power.
+	for image := range int64(4) {
+		d, p, err := recovered(s.layout, g.Image(image), wal.CutPrefix)
+		if err != nil {
+			t.Fatalf("%s: restart, image %d: %v", what(), image, err)
+		}
+		abandon(d)
+		if _, err := checkPrefix(all, p, true); err != nil {
+			t.Fatalf("%s: restart, image %d: %v", what(), image, err)
+		}
+		done(p)
+	}
+	return true
+}
+
+// checkPoisoned: after a failure nothing can be changed, and every read is right or fails.
+func (s suite) checkPoisoned(t *testing.T, d *Disk, all []*client, what string) {
+	t.Helper()
+	defer abandon(d)
+	before := d.Stats()
+	if err := d.WriteBatch([][]byte{{1}}, []int64{0}, nil); !errors.Is(err, ErrPoisoned) {
+		t.Fatalf("%s: a later write answers %v", what, err)
+	}
+	if err := d.Sync(); !errors.Is(err, ErrPoisoned) {
+		t.Fatalf("%s: a later flush answers %v", what, err)
+	}
+	if err := d.Checkpoint(context.Background(), nil); !errors.Is(err, ErrPoisoned) {
+		t.Fatalf("%s: a later checkpoint answers %v", what, err)
+	}
+	if after := d.Stats(); after.DurableUpTo != before.DurableUpTo || after.Tail != before.Tail {
+		t.Fatalf("%s: tail %d → %d, durable %d → %d after it (I9)", what, before.Tail, after.Tail, before.DurableUpTo, after.DurableUpTo)
+	}
+	c := all[0]
+	sent := c.atMost()
+	want := make([]byte, c.size)
+	var last *op
+	for _, at := range c.changes[:sent] {
+		o := &c.ops[at]
+		if o.replied == 0 {
+			last = o // it failed: its bytes may be there or not
+			continue
+		}
+		o.apply(want, c.off)
+	}
+	got := make([]byte, 4096)
+	for off := c.off; off+4096 <= c.off+c.size; off += 4096 {
+		if last != nil && last.off < off+4096 && off < last.off+last.n {
+			continue
+		}
+		if _, err := d.ReadAt(got, off); err != nil {
+			continue
+		}
+		if i := firstDifference(got, want[off-c.off:off-c.off+4096]); i >= 0 {
+			t.Fatalf("%s: poisoned disk reads byte %d wrong, without an error", what, off+int64(i))
+		}
+	}
+}

@@ -1,0 +1,98 @@
+// Package journal is the engine: a disk that turns every write into a journaled
+// transaction.
+//
+// Where to read:
+//
+//	append.go      a change, from the call to its place in the order
+//	route.go       which way a write goes: the one place where modes differ
+//	read.go        a read: overlay, log, backing
+//	commit.go      barriers: what FLUSH and FUA wait for
+//	checkpoint.go  logged blocks go home, the tail moves
+//	pace.go        how a log that fills slows writers down
+//	recover.go     from a superblock and a log to a disk that serves
+//	close.go       the ways to end
+//	poison.go      the first failed write or flush
+//
+// What is assumed of devices stands in package disk; what is stored, in the FORMAT.md of
+// this package, of wal and of jsuper.
+package journal
+
+import (
+	"hash/crc32"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"jnbd/disk"
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Disk is a journaled disk that is open. All methods may be called at the same time.
+//
+// Locks, outermost first: checkpointMu, appendMu, overlay.mu. None is held across a network
+// write; appendMu is held across the log's write, which gives the order, and never while
+// waiting for space.
+type Disk struct {
+	// What it stands on; fixed after Open.
+	home       disk.Device // [0, size) of the backing
+	backing    disk.Device // all of it, as it was given; asked for its times
+	ring       disk.Device // the log's range, for reads by position
+	log        *wal.Log    // nil if read-only
+	store      *jsuper.Store
+	size       int64
+	readOnly   bool
+	routes     routes
+	recovery   Recovery
+	onPoison   func(error)
+	maxPayload int   // of one record
+	maxRequest int64 // of one request, and of one append
+	logRoom    int64 // log bytes that clients may fill
+	maxExtents int   // that Options.Memory allows the overlay
+	batchBytes int64 // of log, that one checkpoint batch frees
+
+	// The order.
+	queue    appendQueue
+	appendMu sync.Mutex // who holds it sees log and overlay agree
+	// The leader's, guarded by being the leader.
+	batch []*pending
+	recs  []wal.Record
+	pos   []int64
+	pace  pace
+
+	overlay overlay
+	gate    *gate
+
+	// The checkpointer's.
+	checkpointMu sync.Mutex
+	super        jsuper.Superblock // guarded by checkpointMu; what was last saved
+	homeBuf      []byte            // guarded by checkpointMu; nil until the first batch
+	space        *broadcast        // log space was freed, or waiting for it is in vain
+	kick         chan struct{}     // capacity 1
+
+	// The end.
+	poison     atomic.Pointer[error] // P9; set once
+	closing    atomic.Bool
+	stopped    chan struct{} // closed when closing begins
+	background sync.WaitGroup
+
+	lastChange atomic.Int64 // ns since 1970
+	counters   counters
+}
+
+// Size is the disk's length in bytes. The error is always nil; it is there for the backend
+// contract of other Go NBD servers.
+func (d *Disk) Size() (int64, error) { return d.size, nil }
+
+// start begins the background work of a disk that may write.
+func (d *Disk) start(opt Options) {
+	d.lastChange.Store(time.Now().UnixNano())
+	d.background.Add(1)
+	go d.checkpointLoop() // ends when stopped is closed, or with poison
+	if opt.CommitInterval > 0 {
+		d.background.Add(1)
+		go d.commitLoop(opt.CommitInterval) // ends like it
+	}
+}

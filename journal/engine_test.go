@@ -1,0 +1,559 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"jnbd/disk"
+	"jnbd/disk/crashdisk"
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+// tiny is a layout whose log fills at once.
+var tiny = layout{name: "tiny", disk: 1 << 20, journal: logStart + 512<<10}
+
+// opened is a fresh disk and its machine. When the test ends everything is checked.
+func opened(t *testing.T, l layout, opt Options) (*Disk, *crashdisk.Group) {
+	t.Helper()
+	g := formatted(t, l)
+	d, err := Open(l.parts(g), opt)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return d, g
+}
+
+// closed ends d and looks at what it left behind: nothing may be wrong with it.
+func closed(t *testing.T, d *Disk, l layout, g *crashdisk.Group) {
+	t.Helper()
+	if err := d.Close(context.Background()); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	r, err := Inspect(l.parts(g), InspectOptions{VerifyAll: true})
+	if err != nil {
+		t.Fatalf("after close: %v", err)
+	}
+	if r.Super.State != jsuper.Clean || r.OverlayExtents != 0 {
+		t.Fatalf("after close: state %s, %d extents not home", r.Super.State, r.OverlayExtents)
+	}
+}
+
+func write(t *testing.T, d *Disk, p []byte, off int64) {
+	t.Helper()
+	if _, err := d.WriteAt(p, off); err != nil {
+		t.Fatalf("write %d bytes at %d: %v", len(p), off, err)
+	}
+}
+
+func expect(t *testing.T, d *Disk, off int64, want []byte) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := d.ReadAt(got, off); err != nil {
+		t.Fatalf("read %d bytes at %d: %v", len(got), off, err)
+	}
+	if i := firstDifference(got, want); i >= 0 {
+		t.Fatalf("byte %d is %#x, want %#x", off+int64(i), got[i], want[i])
+	}
+}
+
+func pattern(seed uint64, n int) []byte {
+	o := op{fill: seed, n: int64(n)}
+	return o.data()
+}
+
+// TestReadsSeeWrites walks a small disk through every way a byte can be stored.
+func TestReadsSeeWrites(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	model := make([]byte, tiny.disk)
+	rng := rand.New(rand.NewPCG(7, 7))
+	for i := range 400 {
+		c := &client{off: 0, size: tiny.disk}
+		o := randomOp(rng, c, 40<<10)
+		if !o.changes() {
+			continue
+		}
+		if err := o.perform(d); err != nil {
+			t.Fatalf("%s: %v", &o, err)
+		}
+		o.apply(model, 0)
+		if i%50 == 49 {
+			if err := d.Checkpoint(context.Background(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		from := rng.Int64N(tiny.disk)
+		expect(t, d, from, model[from:from+rng.Int64N(tiny.disk-from)+1])
+		got := make([]byte, 4096)
+		if at := rng.Int64N(tiny.disk - 4096); !d.ReadCachedAt(got, at) || !bytes.Equal(got, model[at:at+4096]) {
+			t.Fatalf("cached read at %d is wrong", at)
+		}
+	}
+	checkExtents(t, d, model)
+	closed(t, d, tiny, g)
+	raw := g.Lookup("backing").Snapshot()
+	if i := firstDifference(raw, model); i >= 0 {
+		t.Fatalf("raw backing differs at byte %d after close", i)
+	}
+}
+
+// checkExtents: the pieces cover the range, and what is called zero is zero.
+func checkExtents(t *testing.T, d *Disk, model []byte) {
+	t.Helper()
+	at, data := int64(0), 0
+	err := d.Extents(0, d.size, func(off, n int64, hole, zero bool) bool {
+		if off != at || n <= 0 {
+			t.Fatalf("piece [%d,+%d) after %d", off, n, at)
+		}
+		at = off + n
+		if hole && !zero {
+			t.Errorf("piece [%d,+%d) is a hole that is not zero", off, n)
+		}
+		if zero && bytes.Count(model[off:at], []byte{0}) != int(n) {
+			t.Errorf("piece [%d,+%d) is called zero and is not", off, n)
+		}
+		if !zero {
+			data++
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at != d.size {
+		t.Errorf("pieces end at %d of %d", at, d.size)
+	}
+	if data == 0 {
+		t.Error("no piece holds data")
+	}
+}
+
+// TestFullLogIsBackPressure is P7: writes far beyond the log's size wait, and none fails.
+func TestFullLogIsBackPressure(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	p := pattern(1, 16<<10)
+	for i := range 400 { // 6.4 MiB through a log of half a MiB
+		write(t, d, p, int64(i%60)*(16<<10))
+	}
+	if st := d.Stats(); st.Checkpoints < 10 {
+		t.Errorf("%d checkpoints", st.Checkpoints)
+	}
+	expect(t, d, 0, p)
+	closed(t, d, tiny, g)
+}
+
+// TestMemoryBound is P11: the overlay stays under its bound however small writes are.
+func TestMemoryBound(t *testing.T) {
+	l := layout{disk: 1 << 20, journal: logStart + 4<<20}
+	const memory = 2 * extentBytes * walkChunk // the least: walkChunk extents
+	d, g := opened(t, l, Options{Memory: memory})
+	most := 0
+	for i := range int64(20_000) {
+		write(t, d, []byte{byte(i)}, i*37%l.disk)
+		n, _ := d.overlay.size()
+		most = max(most, n)
+	}
+	if most > walkChunk {
+		t.Errorf("overlay had %d extents, its bound is %d", most, walkChunk)
+	}
+	closed(t, d, l, g)
+}
+
+// TestGhostIsDropped is trap 1: what its connection has given up never gets a place.
+func TestGhostIsDropped(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	newer, older := pattern(1, 4096), pattern(2, 4096)
+	write(t, d, newer, 0)
+	dead := func() bool { return false }
+	if err := d.WriteBatch([][]byte{older}, []int64{0}, dead); !errors.Is(err, ErrDropped) {
+		t.Errorf("ghost write answers %v", err)
+	}
+	if err := d.Trim(0, 4096, dead); !errors.Is(err, ErrDropped) {
+		t.Errorf("ghost trim answers %v", err)
+	}
+	if err := d.Zero(0, 4096, true, dead); !errors.Is(err, ErrDropped) {
+		t.Errorf("ghost zero answers %v", err)
+	}
+	expect(t, d, 0, newer)
+	closed(t, d, tiny, g)
+}
+
+// TestGhostBehindAStalledLeader: a request waits behind a write that hangs in the device; its
+// connection dies meanwhile. It must not run when the device wakes up, while its neighbour in
+// the queue must.
+func TestGhostBehindAStalledLeader(t *testing.T) {
+	g := formatted(t, tiny)
+	d, err := Open(tiny.parts(g), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached, release := make(chan struct{}), make(chan struct{})
+	var stalled atomic.Bool
+	g.OnOp(func(int, string) {
+		if stalled.CompareAndSwap(false, true) {
+			close(reached)
+			<-release
+		}
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { write(t, d, pattern(1, 512), 0) })
+	<-reached
+	var alive atomic.Bool
+	alive.Store(true)
+	var ghost, living error
+	wg.Go(func() { ghost = d.WriteBatch([][]byte{pattern(2, 512)}, []int64{4096}, alive.Load) })
+	wg.Go(func() { living = d.WriteBatch([][]byte{pattern(3, 512)}, []int64{8192}, nil) })
+	for queued := 0; queued < 2; {
+		d.queue.mu.Lock()
+		queued = len(d.queue.waiting)
+		d.queue.mu.Unlock()
+	}
+	alive.Store(false)
+	close(release)
+	wg.Wait()
+	if !errors.Is(ghost, ErrDropped) {
+		t.Errorf("the ghost answers %v", ghost)
+	}
+	if living != nil {
+		t.Errorf("its neighbour answers %v", living)
+	}
+	expect(t, d, 4096, make([]byte, 512))
+	expect(t, d, 8192, pattern(3, 512))
+	closed(t, d, tiny, g)
+}
+
+// TestConcurrentOverlap is trap 9: whoever wins while clients overwrite each other, log and
+// memory agree on it: after a restart the disk reads the same.
+func TestConcurrentOverlap(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	var wg sync.WaitGroup
+	for c := range uint64(6) {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(c, 5))
+			for i := range uint64(150) {
+				n := rng.IntN(8<<10) + 1
+				off := rng.Int64N(32 << 10)
+				switch rng.IntN(8) {
+				case 0:
+					if err := d.Trim(off, int64(n), nil); err != nil {
+						t.Error(err)
+					}
+				case 1:
+					if err := d.Sync(); err != nil {
+						t.Error(err)
+					}
+				default:
+					if _, err := d.WriteAt(pattern(c<<32|i, n), off); err != nil {
+						t.Error(err)
+					}
+				}
+				if _, err := d.ReadAt(make([]byte, n), off); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	before, err := content(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := g.KillImage()
+	again, p, err := recovered(tiny, after, wal.CutPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := firstDifference(p, before); i >= 0 {
+		t.Errorf("byte %d reads differently after a restart", i)
+	}
+	closed(t, again, tiny, after)
+	closed(t, d, tiny, g)
+}
+
+// TestGroupCommit: flushes that wait together cost one device flush, and each covers what
+// was written before it.
+func TestGroupCommit(t *testing.T) {
+	l := layout{disk: 1 << 20, journal: logStart + 8<<20}
+	d, g := opened(t, l, Options{})
+	before := d.Stats().Flushes
+	const each = 50
+	var wg sync.WaitGroup
+	for c := range int64(8) {
+		wg.Go(func() {
+			for i := range int64(each) {
+				write(t, d, pattern(uint64(i), 512), (c*each+i)*512)
+				if err := d.Sync(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := d.Stats().Flushes - before; n > 8*each {
+		t.Errorf("%d flushes for %d calls", n, 8*each)
+	}
+	n := d.Stats().Flushes
+	for range 100 {
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := d.Stats().Flushes; after != n {
+		t.Errorf("%d flushes with nothing to flush", after-n)
+	}
+	closed(t, d, l, g)
+}
+
+// TestTimerBarrier: with --commit-interval nothing stays undurable longer than that.
+func TestTimerBarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := layout{disk: 1 << 20, journal: logStart + 8<<20}
+		d, g := opened(t, l, Options{CommitInterval: time.Second})
+		write(t, d, pattern(1, 4096), 0)
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		g.Crash()
+		abandon(d)
+		again, p, err := recovered(l, g.Image(1), wal.CutBarrier)
+		if err != nil {
+			t.Fatal(err)
+		}
+		abandon(again)
+		if !bytes.Equal(p[:4096], pattern(1, 4096)) {
+			t.Error("a write is lost that the timer should have made durable")
+		}
+	})
+}
+
+// TestIdleDiskGoesHome: a quiet disk is a raw image after some seconds.
+func TestIdleDiskGoesHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, tiny, Options{})
+		write(t, d, pattern(1, 4096), 8192)
+		time.Sleep(idleAfter + 2*idleCheck)
+		synctest.Wait()
+		raw := make([]byte, 4096)
+		if _, err := g.Lookup("backing").ReadAt(raw, 8192); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(raw, pattern(1, 4096)) {
+			t.Error("the write is not home")
+		}
+		closed(t, d, tiny, g)
+	})
+}
+
+// TestRestartsWithoutCheckpoint: a server that is killed right after each start must not
+// lock itself out, however often (trap: starts fill the log).
+func TestRestartsWithoutCheckpoint(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	p := pattern(1, 100<<10)
+	write(t, d, p, 0)
+	for i := range 300 {
+		g = g.KillImage()
+		next, err := Open(tiny.parts(g), Options{})
+		if err != nil {
+			t.Fatalf("start %d: %v", i, err)
+		}
+		abandonQuietly(d)
+		d = next
+	}
+	expect(t, d, 0, p)
+	closed(t, d, tiny, g)
+}
+
+// abandonQuietly ends a disk of a machine that is of no interest any more.
+func abandonQuietly(d *Disk) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	d.Close(ctx)
+}
+
+// TestReadOnly: a disk that is opened read-only serves what the log holds, and not one
+// operation reaches a device.
+func TestReadOnly(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	p := pattern(1, 10_000)
+	write(t, d, p, 3)
+	after := g.KillImage()
+	abandonQuietly(d)
+	r, err := Open(tiny.parts(after), Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, 3, p)
+	if _, err := r.WriteAt([]byte{1}, 0); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("write answers %v", err)
+	}
+	if err := r.Sync(); err != nil {
+		t.Errorf("flush answers %v", err)
+	}
+	if err := r.Close(context.Background()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if n := after.Ops(); n != 0 {
+		t.Errorf("%d operations on the devices, the first: %s", n, after.OpInfo(1))
+	}
+}
+
+// TestRefusals is P10 as far as the engine sees it.
+func TestRefusals(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		state  func(*Disk) error // how the last use ended
+		damage func(t *testing.T, g *crashdisk.Group) Parts
+		opt    Options
+		want   error
+	}{
+		{"foreign write after a crash", wasCrashed, scribble(0), Options{}, ErrBackingChanged},
+		{"foreign write after a stop", wasStopped, scribble(4096), Options{}, ErrBackingChanged},
+		{"the same, accepted", wasStopped, scribble(4096), Options{AcceptBacking: true}, nil},
+		{"foreign write after close", wasFinished, scribble(0), Options{}, nil},
+		{"shrunken backing", wasStopped, shrink, Options{}, jsuper.ErrShrunk},
+		{"no journal", wasStopped, wipe, Options{}, jsuper.ErrNoJournal},
+		{"log damaged where it is durable", wasCrashed, flipLog, Options{}, wal.ErrCorrupt},
+		{"another disk's log", wasCrashed, swapLog, Options{}, wal.ErrCorrupt},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d, g := opened(t, tiny, Options{})
+			for i := range int64(8) {
+				write(t, d, pattern(uint64(i), 8<<10), 100_000+i*(8<<10))
+				if err := d.Sync(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := tc.state(d); err != nil {
+				t.Fatal(err)
+			}
+			g = g.KillImage()
+			parts := tc.damage(t, g)
+			before := g.Ops()
+			again, err := Open(parts, tc.opt)
+			if !errors.Is(err, tc.want) {
+				t.Fatalf("open answers %v, want %v", err, tc.want)
+			}
+			if err == nil {
+				closed(t, again, tiny, g)
+				return
+			}
+			if n := g.Ops() - before; n != 0 {
+				t.Errorf("a refused disk was written to, %d operations, the first: %s", n, g.OpInfo(before+1))
+			}
+		})
+	}
+}
+
+func wasCrashed(d *Disk) error {
+	abandonQuietly(d)
+	return nil
+}
+func wasStopped(d *Disk) error  { return d.Close(context.Background()) }
+func wasFinished(d *Disk) error { return d.Finish(context.Background(), nil) }
+
+func scribble(off int64) func(*testing.T, *crashdisk.Group) Parts {
+	return func(t *testing.T, g *crashdisk.Group) Parts {
+		if _, err := g.Lookup("backing").WriteAt([]byte("not yours"), off); err != nil {
+			t.Fatal(err)
+		}
+		return tiny.parts(g)
+	}
+}
+
+func shrink(_ *testing.T, g *crashdisk.Group) Parts {
+	p := tiny.parts(g)
+	p.Backing = disk.Region(p.Backing, 0, tiny.disk-4096)
+	return p
+}
+
+func wipe(t *testing.T, g *crashdisk.Group) Parts {
+	if _, err := g.Lookup("journal").WriteAt(make([]byte, logStart), 0); err != nil {
+		t.Fatal(err)
+	}
+	return tiny.parts(g)
+}
+
+// flipLog changes one byte of the second durable write's payload.
+func flipLog(t *testing.T, g *crashdisk.Group) Parts {
+	p := tiny.parts(g)
+	want := pattern(1, 8<<10)
+	j := g.Lookup("journal").Snapshot()
+	at := bytes.Index(j, want)
+	if at < 0 {
+		t.Fatal("the write is not in the log")
+	}
+	if _, err := p.Journal.WriteAt([]byte{^want[100]}, int64(at)+100); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// swapLog puts the log of another disk under this one's superblock.
+func swapLog(t *testing.T, g *crashdisk.Group) Parts {
+	other, og := opened(t, tiny, Options{})
+	write(t, other, pattern(9, 8<<10), 0)
+	if err := other.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	abandonQuietly(other)
+	if _, err := g.Lookup("journal").WriteAt(og.Lookup("journal").Snapshot()[logStart:], logStart); err != nil {
+		t.Fatal(err)
+	}
+	return tiny.parts(g)
+}
+
+// TestModesThatDoNotExistYet are refused, at format and at open.
+func TestModesThatDoNotExistYet(t *testing.T) {
+	for _, m := range []jsuper.Mode{jsuper.Ordered, jsuper.Auto} {
+		g := crashdisk.NewGroup(1)
+		_, err := Format(tiny.parts(g), FormatOptions{DiskBytes: tiny.disk, JournalBytes: tiny.journal, Mode: m})
+		if !errors.Is(err, ErrModeUnsupported) || g.Ops() != 0 {
+			t.Errorf("format in mode %s: %v, %d operations", m, err, g.Ops())
+		}
+	}
+}
+
+// TestRequestLargerThanTheLog is refused whole, and a batch of many that fit is not.
+func TestRequestLargerThanTheLog(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	if _, err := d.WriteAt(make([]byte, 600<<10), 0); !errors.Is(err, ErrTooBig) {
+		t.Errorf("a write larger than the log answers %v", err)
+	}
+	var data [][]byte
+	var offsets []int64
+	for i := range int64(100) {
+		data = append(data, pattern(uint64(i), 9000))
+		offsets = append(offsets, i*9000)
+	}
+	if err := d.WriteBatch(data, offsets, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i := range data {
+		expect(t, d, offsets[i], data[i])
+	}
+	closed(t, d, tiny, g)
+}
+
+// TestOutOfRange: nothing beyond the disk gets past the engine.
+func TestOutOfRange(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	for _, off := range []int64{-1, tiny.disk, tiny.disk - 1, 1 << 62} {
+		p := make([]byte, 2)
+		if _, err := d.ReadAt(p, off); !errors.Is(err, disk.ErrOutOfRange) {
+			t.Errorf("read at %d: %v", off, err)
+		}
+		if _, err := d.WriteAt(p, off); !errors.Is(err, disk.ErrOutOfRange) {
+			t.Errorf("write at %d: %v", off, err)
+		}
+		if err := d.Trim(off, 2, nil); !errors.Is(err, disk.ErrOutOfRange) {
+			t.Errorf("trim at %d: %v", off, err)
+		}
+	}
+	closed(t, d, tiny, g)
+}

@@ -1,0 +1,61 @@
+package journal
+
+import (
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+// InspectOptions say how closely to look.
+type InspectOptions struct {
+	VerifyAll bool // checksum every payload, also where an index would do
+	Direct    bool // read the medium, not the page cache
+}
+
+// Report is what a disk's journal holds.
+type Report struct {
+	Super          *jsuper.Superblock
+	Scan           *wal.ScanResult
+	OverlayExtents int   // ranges whose newest version is not home
+	OverlayBytes   int64 // bytes in them
+}
+
+// Inspect looks at a disk as Open would, and writes nothing. Its errors are of the same
+// kinds. The report is as complete as the looking got, also beside an error.
+func Inspect(p Parts, opt InspectOptions) (*Report, error) {
+	r := &Report{}
+	super, err := loadSuper(p, nil, true)
+	if err != nil {
+		return r, err
+	}
+	r.Super = super
+	d, err := newDisk(p, p.Backing, nil, super, Options{ReadOnly: true})
+	if err != nil {
+		return r, err
+	}
+	if r.Scan, err = d.replay(wal.CutPrefix, opt.VerifyAll, opt.Direct); err != nil {
+		return r, err
+	}
+	r.OverlayExtents, r.OverlayBytes = d.overlay.size()
+	return r, d.checkBacking(false)
+}
+
+// Frames calls visit for every frame of the log from sequence number fromSeq on, oldest
+// first. It writes nothing; the disk may be in use, what is appended meanwhile may be seen.
+func Frames(p Parts, fromSeq uint64, visit func(*wal.Frame) error) error {
+	super, err := loadSuper(p, nil, true)
+	if err != nil {
+		return err
+	}
+	d, err := newDisk(p, p.Backing, nil, super, Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	start := wal.Start{Tail: super.Tail, TailSeq: super.TailSeq, Epoch: super.TailEpoch, DurableUpTo: super.DurableUpTo}
+	_, err = wal.Scan(d.ring, wal.ScanOptions{Start: start}, func(f *wal.Frame) error {
+		if f.Seq < fromSeq {
+			return nil
+		}
+		return visit(f)
+	})
+	return err
+}

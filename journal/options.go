@@ -1,0 +1,73 @@
+package journal
+
+import (
+	"errors"
+	"time"
+
+	"jnbd/disk"
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+// Parts are the devices that a disk stands on.
+type Parts struct {
+	// Backing holds the homes: home(v) is offset v.
+	Backing disk.Device
+	// Journal holds superblock and log. With jsuper.Internal it is Backing itself.
+	Journal disk.Device
+	// Placement says where on Journal the superblock's slots are.
+	Placement jsuper.Placement
+}
+
+// FormatOptions shape a new disk.
+type FormatOptions struct {
+	DiskBytes    int64       // size of the served disk; at least 1, at most the backing's
+	JournalBytes int64       // what Format may use of Journal (Internal: of its tail), see MinJournalBytes
+	Mode         jsuper.Mode // kept in the superblock
+	Node         uint32      // cluster seam; 0 until many journals share a disk
+	Progress     func(done, total int64)
+}
+
+// Options say how an existing disk is opened. The zero value is usable.
+type Options struct {
+	// Recover is where the log is cut after a crash: wal.CutPrefix (all that is whole and in
+	// order) or wal.CutBarrier (at the last barrier).
+	Recover wal.Cut
+	// CommitInterval makes a barrier when that long has passed with unflushed changes.
+	// 0 means never: only FLUSH, FUA, checkpoints and close make barriers.
+	CommitInterval time.Duration
+	// Memory bounds what the overlay may hold, in bytes. Default 256 MiB.
+	Memory int64
+	// ReadOnly opens without a single write: what the log holds is served, and left there.
+	ReadOnly bool
+	// AcceptBacking takes a backing that something else has written to since the last use.
+	AcceptBacking bool
+	// OnPoison is called once, from the goroutine that met the failure, when the disk stops
+	// accepting writes (P9).
+	OnPoison func(error)
+}
+
+// MinJournalBytes is the least that makes sense for a served disk, superblock and log
+// together: a request of nbd's largest size, 32 MiB, must fit into the log at once (P4).
+// Format itself takes less, for disks whose largest request is smaller.
+const MinJournalBytes = 64 << 20
+
+// The five refusals of P10 are wal.ErrCorrupt, wal.ErrTooNew and jsuper's own, and these.
+var (
+	// ErrBackingChanged: the backing is not as this journal left it.
+	ErrBackingChanged = errors.New("backing changed behind the journal")
+	// ErrForeign: journal and backing do not belong together.
+	ErrForeign = errors.New("journal belongs to another disk")
+	// ErrPoisoned: a write or flush of journal or backing failed; restart to recover.
+	ErrPoisoned = errors.New("disk is poisoned by an earlier i/o error")
+	// ErrClosed: the disk is closed or closing.
+	ErrClosed = errors.New("disk is closed")
+	// ErrReadOnly: a change to a disk that was opened read-only.
+	ErrReadOnly = errors.New("disk is open read-only")
+	// ErrModeUnsupported: this version can't serve the mode in the superblock.
+	ErrModeUnsupported = errors.New("mode not supported by this version")
+	// ErrDropped: admit refused the change; it never happened.
+	ErrDropped = errors.New("change dropped: its connection is gone")
+	// ErrTooBig: a single request is larger than the log can ever hold.
+	ErrTooBig = errors.New("request larger than the journal can hold")
+)

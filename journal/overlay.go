@@ -1,0 +1,231 @@
+package journal
+
+import (
+	"math"
+	"sync"
+
+	"github.com/tidwall/btree"
+)
+
+// state is what an extent says of its bytes.
+type state uint8
+
+const (
+	logged   state = iota // the bytes stand in the log, from pos on
+	zeroed                // zeros; the host may have the space
+	zeroKept              // zeros; the space stays ours
+)
+
+// extent is a range of the disk whose newest bytes are not home yet.
+type extent struct {
+	off, end int64  // [off, end) on the disk
+	pos      int64  // log position of the byte at off; for zeros, a position in their frame
+	crc      uint32 // CRC32C of the whole extent, if checked
+	state    state
+	checked  bool // crc is known: a whole record, found by recovery
+}
+
+// value is an extent without its key.
+type value struct {
+	end     int64
+	pos     int64
+	crc     uint32
+	state   state
+	checked bool
+}
+
+// extentBytes is what one extent costs in memory, B-tree slack included: an estimate from
+// heap profiles of random inserts, used to keep Options.Memory.
+const extentBytes = 80
+
+// overlay maps the disk to the log: for every byte that was changed and is not home yet, its
+// newest version, and nothing for any other. It holds positions, never payloads: the page
+// cache of the log is the memory (decision 0003).
+//
+// Invariants:
+//   - extents don't overlap and are never empty;
+//   - the newest change of a byte owns it (last owner wins);
+//   - an extent with pos < T means a frame before T holds the only copy.
+type overlay struct {
+	mu    sync.RWMutex
+	tree  btree.Map[int64, value] // guarded by mu; key: offset on the disk
+	bytes int64                   // guarded by mu; sum of the extents' lengths
+}
+
+// put makes e the owner of its range.
+func (o *overlay) put(e extent) {
+	o.mu.Lock()
+	o.putLocked(e)
+	o.mu.Unlock()
+}
+
+func (o *overlay) putLocked(e extent) {
+	v := value{end: e.end, pos: e.pos, crc: e.crc, state: e.state, checked: e.checked}
+	// The common case by far: the same block again.
+	if old, ok := o.tree.Get(e.off); ok && old.end == e.end {
+		o.tree.Set(e.off, v)
+		return
+	}
+	o.clearLocked(e.off, e.end)
+	o.tree.Set(e.off, v)
+	o.bytes += e.end - e.off
+}
+
+// clearLocked takes [off, end) from its owners. Owners that reach beyond keep the rest.
+func (o *overlay) clearLocked(off, end int64) {
+	// The one before may reach in, and even over.
+	var before int64 = -1
+	var bv value
+	o.tree.Descend(off-1, func(k int64, v value) bool {
+		before, bv = k, v
+		return false
+	})
+	if before >= 0 && bv.end > off {
+		left := bv
+		left.end, left.checked = off, false
+		o.tree.Set(before, left)
+		o.bytes -= min(bv.end, end) - off
+		if bv.end > end {
+			o.tree.Set(end, bv.from(before, end))
+			return
+		}
+	}
+	for {
+		key, v, found := int64(0), value{}, false
+		o.tree.Ascend(off, func(k int64, kv value) bool {
+			key, v, found = k, kv, k < end
+			return false
+		})
+		if !found {
+			return
+		}
+		o.tree.Delete(key)
+		o.bytes -= min(v.end, end) - key
+		if v.end > end {
+			o.tree.Set(end, v.from(key, end))
+			return
+		}
+	}
+}
+
+// from is v's part from offset cut on, where v begins at off.
+func (v value) from(off, cut int64) value {
+	if v.state == logged {
+		v.pos += cut - off
+	}
+	v.checked = false
+	return v
+}
+
+// lookup appends to dst the extents that own parts of [off, end), cut to it, in order.
+func (o *overlay) lookup(dst []extent, off, end int64) []extent {
+	return o.lookupSome(dst, off, end, math.MaxInt)
+}
+
+// lookupSome is lookup that stops after most extents.
+func (o *overlay) lookupSome(dst []extent, off, end int64, most int) []extent {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	if o.tree.Len() == 0 {
+		return dst
+	}
+	start := off
+	o.tree.Descend(off, func(k int64, v value) bool {
+		if v.end > off {
+			start = k
+		}
+		return false
+	})
+	o.tree.Ascend(start, func(k int64, v value) bool {
+		if k >= end || most == 0 {
+			return false
+		}
+		most--
+		e := extent{off: k, end: v.end, pos: v.pos, crc: v.crc, state: v.state, checked: v.checked}
+		dst = append(dst, e.cut(off, end))
+		return true
+	})
+	return dst
+}
+
+// cut is the part of e inside [off, end).
+func (e extent) cut(off, end int64) extent {
+	if e.off < off {
+		if e.state == logged {
+			e.pos += off - e.off
+		}
+		e.off, e.checked = off, false
+	}
+	if e.end > end {
+		e.end, e.checked = end, false
+	}
+	return e
+}
+
+// covers reports whether any byte of [off, end) has an owner here.
+func (o *overlay) covers(off, end int64) bool {
+	var room [1]extent
+	return len(o.lookup(room[:0], off, end)) > 0
+}
+
+// walkChunk is how many extents are looked at under one hold of the lock, so that a walk
+// over millions never stops writers for longer than some microseconds.
+const walkChunk = 1024
+
+// below appends to dst up to walkChunk extents from offset from on whose frames lie before
+// tail, and returns the offset to go on from, or -1 at the end.
+func (o *overlay) below(dst []extent, from, tail int64) ([]extent, int64) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	seen, next := 0, int64(-1)
+	o.tree.Ascend(from, func(k int64, v value) bool {
+		if seen++; seen > walkChunk {
+			next = k
+			return false
+		}
+		if v.pos < tail {
+			dst = append(dst, extent{off: k, end: v.end, pos: v.pos, crc: v.crc, state: v.state, checked: v.checked})
+		}
+		return true
+	})
+	return dst, next
+}
+
+// forget drops every extent whose frame lies before tail: its bytes are home. Finding and
+// dropping happen under one hold of the lock: a write between the two could split an old
+// extent and leave a part behind that nobody looks at again.
+func (o *overlay) forget(tail int64) {
+	gone := make([]int64, 0, walkChunk)
+	for from := int64(0); from >= 0; {
+		from = o.forgetChunk(gone[:0], from, tail)
+	}
+}
+
+func (o *overlay) forgetChunk(gone []int64, from, tail int64) (next int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	seen := 0
+	next = -1
+	o.tree.Ascend(from, func(k int64, v value) bool {
+		if seen++; seen > walkChunk {
+			next = k
+			return false
+		}
+		if v.pos < tail {
+			gone = append(gone, k)
+			o.bytes -= v.end - k
+		}
+		return true
+	})
+	for _, k := range gone {
+		o.tree.Delete(k)
+	}
+	return next
+}
+
+// size is the number of extents and the bytes they own.
+func (o *overlay) size() (extents int, bytes int64) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return o.tree.Len(), o.bytes
+}

@@ -1,0 +1,90 @@
+package journal
+
+import (
+	"sync/atomic"
+	"time"
+
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+// counters count since Open.
+type counters struct {
+	clientBytes atomic.Uint64
+	homeBytes   atomic.Uint64
+	checkpoints atomic.Uint64
+}
+
+// Stats is a disk at one moment. Counters count since Open.
+type Stats struct {
+	Mode        jsuper.Mode
+	UUID        [16]byte
+	DiskBytes   int64
+	LogBytes    int64
+	Tail, Head  int64 // log positions of the oldest and behind the newest live byte
+	DurableUpTo int64
+	Epoch       [16]byte
+	NextSeq     uint64
+	BarrierSeq  uint64 // of the last durable barrier
+	BarrierTime time.Time
+
+	OverlayExtents int   // ranges whose newest version is not home
+	OverlayBytes   int64 // bytes in them
+
+	ClientBytes uint64 // written by clients
+	LoggedBytes uint64 // written to the log for them, frames and all
+	HomeBytes   uint64 // written home
+	Flushes     uint64 // of the log
+	Checkpoints uint64 // batches
+	Poisoned    error
+}
+
+// LogUsedBytes is how much of the log is live.
+func (s Stats) LogUsedBytes() int64 { return s.Head - s.Tail }
+
+// Recovery is what Open found.
+type Recovery struct {
+	State         jsuper.State // as the last user left it
+	Frames        int          // kept from the log
+	Records       int
+	Bytes         int64 // not home yet, and served from the log
+	DroppedFrames int   // beyond the cut
+	DroppedBytes  int64
+	CutSeq        uint64    // sequence number of the first frame after the cut
+	Barrier       wal.Point // the last one kept
+	Took          time.Duration
+}
+
+// Recovery is what Open found.
+func (d *Disk) Recovery() Recovery { return d.recovery }
+
+// Stats is the disk at this moment.
+func (d *Disk) Stats() Stats {
+	d.checkpointMu.Lock()
+	s := Stats{
+		Mode:        d.super.Mode,
+		UUID:        d.super.DiskUUID,
+		DiskBytes:   d.size,
+		LogBytes:    d.super.LogBytes,
+		Tail:        d.super.Tail,
+		Head:        d.super.Tail,
+		DurableUpTo: d.super.DurableUpTo,
+		Epoch:       d.super.Epoch,
+		BarrierSeq:  d.super.BarrierSeq,
+		BarrierTime: d.super.BarrierTime,
+	}
+	d.checkpointMu.Unlock()
+	if d.log != nil {
+		st := d.log.Stats()
+		s.Tail, s.Head, s.DurableUpTo = st.Tail, st.Head, st.DurableUpTo
+		s.Epoch, s.NextSeq = st.Epoch, st.NextSeq
+		s.BarrierSeq, s.BarrierTime = st.Barrier.Seq, st.Barrier.Time
+		s.LoggedBytes, s.Flushes = st.AppendedBytes, st.Flushes
+	}
+	s.OverlayExtents, s.OverlayBytes = d.overlay.size()
+	s.ClientBytes = d.counters.clientBytes.Load()
+	s.HomeBytes = d.counters.homeBytes.Load()
+	s.Checkpoints = d.counters.checkpoints.Load()
+	s.Poisoned = d.Err()
+	return s
+}
