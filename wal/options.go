@@ -1,0 +1,34 @@
+package wal
+
+import "time"
+
+// DefaultSoftFlushBytes is the default of Options.SoftFlushBytes.
+const DefaultSoftFlushBytes = 32 << 20
+
+// Options shape a log that is appended to. The zero value is usable.
+type Options struct {
+	// Node goes into every frame: which cluster node wrote it. Default 0.
+	Node uint32
+	// Now gives the time of frames. Default time.Now.
+	Now func() time.Time
+	// SoftFlushBytes is how much may be appended since the last flush before the log
+	// starts one by itself, in the background. It bounds what a recovery has to checksum.
+	// Default 32 MiB.
+	SoftFlushBytes int64
+
+	newEpoch func() Epoch // tests fix the epochs
+}
+
+// withDefaults fills what was left at zero.
+func (o Options) withDefaults() Options {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.SoftFlushBytes <= 0 {
+		o.SoftFlushBytes = DefaultSoftFlushBytes
+	}
+	if o.newEpoch == nil {
+		o.newEpoch = NewEpoch
+	}
+	return o
+}
