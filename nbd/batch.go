@@ -1,0 +1,138 @@
+package nbd
+
+import "fmt"
+
+// maxBatch bounds the writes of one batch, so that the reader's lists have a fixed size.
+const maxBatch = 256
+
+// batch is a run of WRITEs whose payloads lie in the read buffer. They were checked, and
+// wait for runBatch.
+type batch struct {
+	n       int // how many
+	bytes   int // their payload
+	admit   func() bool
+	data    [maxBatch][]byte
+	offsets [maxBatch]int64
+	cookies [maxBatch]uint64
+	fua     [maxBatch]bool
+}
+
+// acceptWrite takes the WRITE whose header is at the buffer's front. It reports whether it
+// came whole; otherwise more must be received.
+func (c *conn) acceptWrite(req *request) (whole bool, err error) {
+	n := int(req.length)
+	no := c.refusalFor(req)
+	if no.errno == 0 && n <= inPlaceBytes && c.to-c.from < requestHeaderSize+n {
+		return false, nil // nothing was done yet; it will be looked at again
+	}
+	c.count.requests.Add(1)
+	c.from += requestHeaderSize
+	switch {
+	case no.errno != 0:
+		c.runBatch()
+		if err := c.drainPayload(n); err != nil {
+			return false, err
+		}
+		c.refuse(req, no)
+	case n == 0:
+		c.succeedEmpty(req)
+	case n > inPlaceBytes:
+		c.runBatch()
+		return true, c.handOffWrite(req)
+	default:
+		c.addWrite(req)
+	}
+	return true, nil
+}
+
+// addWrite adds a WRITE whose payload is at the buffer's front to the batch.
+func (c *conn) addWrite(req *request) {
+	b, n := &c.batch, int(req.length)
+	b.data[b.n] = c.input[c.from : c.from+n : c.from+n]
+	b.offsets[b.n] = int64(req.offset)
+	b.cookies[b.n] = req.cookie
+	b.fua[b.n] = req.flags&cfFUA != 0
+	b.n++
+	b.bytes += n
+	c.from += n
+	if b.n == maxBatch {
+		c.runBatch()
+	}
+}
+
+// runBatch gives the batch to the Device and replies to each of its writes; to those with
+// FUA once they are durable. The batch is empty afterwards.
+func (c *conn) runBatch() {
+	b := &c.batch
+	if b.n == 0 {
+		return
+	}
+	err := c.export.Device.WriteBatch(b.data[:b.n], b.offsets[:b.n], b.admit)
+	if err == nil {
+		c.count.writes.Add(uint64(b.n))
+		c.count.bytesWritten.Add(uint64(b.bytes))
+	}
+	for i := range b.n {
+		if err == nil && b.fua[i] {
+			c.flight.awaitFlush()
+			c.export.flushes.add(c, b.cookies[i])
+			continue
+		}
+		c.replies = c.appendResult(c.replies, b.cookies[i], err)
+	}
+	b.n, b.bytes = 0, 0
+}
+
+// handOffWrite gives a WRITE with a large payload to a worker. The payload is received here,
+// once, into the buffer from which the Device takes it.
+func (c *conn) handOffWrite(req *request) error {
+	n := int(req.length)
+	if c.to-c.from < n { // the rest may take its time
+		if err := c.sendCollected(); err != nil {
+			return err
+		}
+	}
+	o, err := c.handOff(req, n)
+	if err != nil {
+		return err
+	}
+	got := copy(o.buf.mem[:n], c.input[c.from:c.to])
+	c.from += got
+	for got < n {
+		m, err := c.receive(o.buf.mem[got:n], 1)
+		if err != nil {
+			o.land() // a payload that did not come whole never reaches the Device
+			return err
+		}
+		got += m
+	}
+	c.limit = afterLarge
+	o.received = c.received
+	c.export.workers.do(o)
+	return nil
+}
+
+// drainPayload throws the payload of a refused WRITE away, to stay in step. One that is too
+// large for that ends the connection.
+func (c *conn) drainPayload(n int) error {
+	if n > maxDrainBytes {
+		return protocolError(fmt.Sprintf("refused write of %d bytes, at most %d are read and thrown away", n, maxDrainBytes))
+	}
+	got := min(n, c.to-c.from)
+	c.from += got
+	if got == n {
+		return nil
+	}
+	if err := c.sendCollected(); err != nil {
+		return err
+	}
+	c.from, c.to = 0, 0
+	for got < n {
+		m, err := c.receive(c.input[:min(len(c.input), n-got)], 0)
+		if err != nil {
+			return err
+		}
+		got += m
+	}
+	return nil
+}

@@ -1,0 +1,240 @@
+package nbd
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Buffers for payloads and replies come from three pools, which bound them together (P11):
+//
+//   - A buffer has a size class, a power of two, and starts on a page.
+//   - Small, large and huge requests have a pool each, so that a few clients with larger
+//     requests can't make all others wait.
+//   - What is lent out plus what lies idle never exceeds a pool's limit. Before it maps new
+//     memory it gives idle buffers of other classes back to the kernel.
+//   - Who finds no room waits in line, first come first served, so that a large request
+//     is not passed for ever by smaller ones. While somebody waits for long, connections
+//     whose client does not read its replies are closed (conn.go, closeStalled).
+//   - A connection may hold a quarter of each pool, or one buffer (flight.go).
+//
+// The memory is mapped, not the garbage collector's: the bound is then exact at any
+// moment, and the collector's pace does not depend on how much clients have in flight.
+
+const (
+	minBufferShift = 14 // 16 KiB, the smallest class
+	maxBufferShift = 30 // 1 GiB, the largest: maxMaxBlock
+
+	starvedAfter = 10 * time.Second // a wait for room that calls for action
+)
+
+// The pools. The last one takes every size, and what the others leave of the bound.
+var (
+	poolLargest = [...]int{256 << 10, 4 << 20, 1 << maxBufferShift} // largest request
+	poolLimit   = [...]int64{16 << 20, 16 << 20, 0}                 // bytes
+)
+
+const poolCount = len(poolLargest)
+
+// buffers are a server's pools.
+type buffers [poolCount]pool
+
+// init gives the pools their limits. total is what all may hold, 0 for the least that
+// lets a request of largest bytes in; starved is called again and again while somebody
+// waits for long.
+func (b *buffers) init(total int64, largest int, starved func()) {
+	for i := range b {
+		b[i].starved = starved
+		b[i].limit = poolLimit[i]
+		total -= poolLimit[i]
+	}
+	b[poolCount-1].limit = max(total, classBytes(classOf(largest)))
+}
+
+// indexFor is the index of the pool for a request of n bytes.
+func (b *buffers) indexFor(n int) int {
+	i := 0
+	for n > poolLargest[i] {
+		i++
+	}
+	return i
+}
+
+// poolFor is the pool for a request of n bytes.
+func (b *buffers) poolFor(n int) *pool { return &b[b.indexFor(n)] }
+
+// held is the number of bytes that are lent out.
+func (b *buffers) held() int64 {
+	n := int64(0)
+	for i := range b {
+		n += b[i].held()
+	}
+	return n
+}
+
+// shrink gives all idle buffers back to the kernel.
+func (b *buffers) shrink() {
+	for i := range b {
+		b[i].shrink()
+	}
+}
+
+// buffer is memory on loan from a pool.
+type buffer struct {
+	mem   []byte // the whole class
+	class int    // index of the pool's idle list
+	home  *pool
+}
+
+// pool lends buffers.
+type pool struct {
+	limit   int64
+	starved func() // called while somebody waits for long
+
+	mu    sync.Mutex
+	lent  int64 // bytes that are lent out
+	idle  int64 // bytes in the lists
+	lists [maxBufferShift - minBufferShift + 1][]*buffer
+	line  []*waiter // who waits, in order of arrival
+}
+
+// waiter is a request for a buffer that did not fit.
+type waiter struct {
+	class int
+	got   chan *buffer // capacity 1
+}
+
+// classOf is the smallest class that holds n bytes.
+func classOf(n int) int {
+	return max(bits.Len(uint(n-1)), minBufferShift) - minBufferShift
+}
+
+// classBytes is the size of a class's buffers.
+func classBytes(class int) int64 { return 1 << (class + minBufferShift) }
+
+// get lends a buffer of at least n bytes, with unknown content. It waits for room until
+// cancel is closed and reports false then. n must not exceed the limit.
+func (p *pool) get(n int, cancel <-chan struct{}) (*buffer, bool) {
+	class := classOf(n)
+	p.mu.Lock()
+	if len(p.line) == 0 && p.lent+classBytes(class) <= p.limit {
+		b := p.takeLocked(class)
+		p.mu.Unlock()
+		return b, true
+	}
+	w := &waiter{class: class, got: make(chan *buffer, 1)}
+	p.line = append(p.line, w)
+	p.mu.Unlock()
+
+	if b := w.wait(cancel, p.starved); b != nil {
+		return b, true
+	}
+	p.mu.Lock()
+	if i := slices.Index(p.line, w); i >= 0 {
+		p.line = slices.Delete(p.line, i, i+1)
+		p.grantLocked() // w may have been what held the line up
+		p.mu.Unlock()
+		return nil, false
+	}
+	p.mu.Unlock()
+	(<-w.got).free()
+	return nil, false
+}
+
+// wait returns the buffer, or nil when cancel is closed first.
+func (w *waiter) wait(cancel <-chan struct{}, starved func()) *buffer {
+	ticker := time.NewTicker(starvedAfter)
+	defer ticker.Stop()
+	for {
+		select {
+		case b := <-w.got:
+			return b
+		case <-cancel:
+			return nil
+		case <-ticker.C:
+			starved()
+		}
+	}
+}
+
+// free gives b back to its pool.
+func (b *buffer) free() {
+	p := b.home
+	p.mu.Lock()
+	p.lent -= classBytes(b.class)
+	p.idle += classBytes(b.class)
+	p.lists[b.class] = append(p.lists[b.class], b)
+	p.grantLocked()
+	p.mu.Unlock()
+}
+
+// grantLocked serves the line from its front.
+func (p *pool) grantLocked() {
+	for len(p.line) > 0 && p.lent+classBytes(p.line[0].class) <= p.limit {
+		w := p.line[0]
+		p.line = slices.Delete(p.line, 0, 1)
+		w.got <- p.takeLocked(w.class)
+	}
+}
+
+// takeLocked lends a buffer; there is room for it.
+func (p *pool) takeLocked(class int) *buffer {
+	p.lent += classBytes(class)
+	if list := p.lists[class]; len(list) > 0 {
+		b := list[len(list)-1]
+		p.lists[class] = list[:len(list)-1]
+		p.idle -= classBytes(class)
+		return b
+	}
+	p.shrinkLocked(p.limit - p.lent)
+	return &buffer{mem: mapPages(int(classBytes(class))), class: class, home: p}
+}
+
+// shrinkLocked gives idle buffers back to the kernel, largest first, until at most n
+// bytes lie idle.
+func (p *pool) shrinkLocked(n int64) {
+	for class := len(p.lists) - 1; class >= 0; class-- {
+		list := p.lists[class]
+		for len(list) > 0 && p.idle > n {
+			unmapPages(list[len(list)-1].mem)
+			list = list[:len(list)-1]
+			p.idle -= classBytes(class)
+		}
+		p.lists[class] = list
+	}
+}
+
+// shrink gives all idle buffers back to the kernel.
+func (p *pool) shrink() {
+	p.mu.Lock()
+	p.shrinkLocked(0)
+	p.mu.Unlock()
+}
+
+// held is the number of bytes that are lent out.
+func (p *pool) held() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lent
+}
+
+// mapPages maps n bytes of zeroed memory that starts on a page. Like make, it does not
+// return when there is none.
+func mapPages(n int) []byte {
+	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(fmt.Sprintf("nbd: map a buffer of %d bytes: %v", n, err))
+	}
+	return mem
+}
+
+// unmapPages gives memory of mapPages back.
+func unmapPages(mem []byte) {
+	if err := unix.Munmap(mem); err != nil {
+		panic(fmt.Sprintf("nbd: unmap a buffer of %d bytes: %v", len(mem), err))
+	}
+}

@@ -1,0 +1,21 @@
+// Package nbd serves disks by the NBD protocol, as proto.md of the NetworkBlockDevice
+// project specifies it: fixed newstyle negotiation, simple and structured replies.
+//
+// The life of a connection, and where to read about it:
+//
+//  1. Server.Serve accepts it and counts it (server.go, conn.go).
+//  2. It negotiates: options, the export, meta contexts (negotiate.go, option.go, meta.go).
+//  3. One goroutine reads its requests, many for each read call (transmit.go), and checks
+//     them (request.go).
+//  4. Small writes are done at once, where they lie in the read buffer (batch.go); small
+//     reads of what is in memory go straight into the reply buffer (read.go); all that
+//     could wait for the medium goes to a bounded pool (op.go), and what must be durable
+//     first to the export's group of flushes (flush.go).
+//  5. Replies that are ready together leave together (outbox.go, reply.go).
+//  6. A change is applied only while its client is still there (alive.go).
+//  7. The connection ends: what is in flight is finished or dropped, and only then is it
+//     forgotten (conn.go).
+//
+// Memory is bounded by MaxConns times a fixed amount plus MaxBufferBytes (buffers.go).
+// Nothing here logs; Server.OnEvent tells what an operator may want to know.
+package nbd

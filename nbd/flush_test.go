@@ -1,0 +1,137 @@
+package nbd
+
+import (
+	"testing"
+)
+
+// blockSyncs makes every Sync of d report to entered and wait for a value on release.
+func blockSyncs(d *memDisk) (entered, release chan struct{}) {
+	entered, release = make(chan struct{}, 100), make(chan struct{})
+	d.beforeSync = func() { entered <- struct{}{}; <-release }
+	return entered, release
+}
+
+// A flush must be answered by a Sync that began after it; those that wait together
+// share one; and the reader waits for none of them.
+func TestFlushesShareSyncs(t *testing.T) {
+	d := newMemDisk(testDisk)
+	entered, release := blockSyncs(d)
+	path := serveDisk(t, d)
+	a, b := attach(t, path), attach(t, path)
+
+	first := a.send(cmdFlush, 0, 0, 0, nil)
+	<-entered
+	// The first Sync may have looked at the disk already: it covers none of this.
+	a.must(cmdWrite, 0, 0, 0, []byte("x"))
+	waiting := make(map[uint64]bool)
+	for range 10 {
+		waiting[a.send(cmdFlush, 0, 0, 0, nil)] = true
+		b.send(cmdFlush, 0, 0, 0, nil)
+	}
+	waiting[a.send(cmdWrite, cfFUA, 0, 0, []byte("y"))] = true
+	waiting[a.send(cmdTrim, cfFUA, 0, 10, nil)] = true
+	a.must(cmdRead, 0, 0, 1, nil) // answered while all of them wait: they have arrived
+	b.must(cmdRead, 0, 0, 1, nil)
+
+	release <- struct{}{}
+	if r := a.receive(); r.cookie != first || r.errno != 0 {
+		t.Errorf("first reply %+v, want request %d", r, first)
+	}
+	<-entered
+	select {
+	case <-entered:
+		t.Error("a third Sync began")
+	default:
+	}
+	release <- struct{}{}
+	for range 12 {
+		if r := a.receive(); !waiting[r.cookie] || r.errno != 0 {
+			t.Errorf("reply %+v", r)
+		}
+	}
+	for range 10 {
+		if r := b.receive(); r.errno != 0 {
+			t.Errorf("reply %+v", r)
+		}
+	}
+	if got := d.syncs.Load(); got != 2 {
+		t.Errorf("%d Syncs, want 2", got)
+	}
+}
+
+// FUA on any change, small or large, is answered after a Sync that began after the change.
+func TestFUA(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		cmd     uint16
+		length  uint32
+		payload []byte
+	}{
+		{"small write", cmdWrite, 0, make([]byte, 10)},
+		{"large write", cmdWrite, 0, make([]byte, 1<<20)},
+		{"trim", cmdTrim, 100, nil},
+		{"zero", cmdWriteZeroes, 100, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newMemDisk(testDisk)
+			entered, release := blockSyncs(d)
+			c := attach(t, serveDisk(t, d))
+			changed := c.send(tt.cmd, cfFUA, 0, tt.length, tt.payload)
+			<-entered
+			read := c.send(cmdRead, 0, 0, 1, nil)
+			if r := c.receive(); r.cookie != read {
+				t.Errorf("reply to %d before the Sync, want only %d", r.cookie, read)
+			}
+			close(release)
+			if r := c.receive(); r.cookie != changed || r.errno != 0 {
+				t.Errorf("reply %+v", r)
+			}
+		})
+	}
+}
+
+// DISC makes durable what its connection has changed. A connection that has changed
+// nothing costs nothing: health probes must not fill the log.
+func TestDisconnectSyncs(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		do    func(c *client)
+		syncs int64
+	}{
+		{"after nothing", func(*client) {}, 0},
+		{"after a read", func(c *client) { c.must(cmdRead, 0, 0, 10, nil) }, 0},
+		{"after a write", func(c *client) { c.send(cmdWrite, 0, 0, 0, []byte("x")) }, 1},
+		{"after a large write", func(c *client) { c.send(cmdWrite, 0, 0, 0, make([]byte, 1<<20)) }, 1},
+		{"after a trim", func(c *client) { c.send(cmdTrim, 0, 0, 10, nil) }, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, log := newMemDisk(testDisk), newEventLog()
+			path := startServer(t, &Server{Exports: []Export{{Device: d}}, OnEvent: log.add})
+			c := attach(t, path)
+			tt.do(c)
+			c.send(cmdDisc, 0, 0, 0, nil)
+			e := log.await(t, ofKind(ConnClosed))
+			if e.Reason != reasonDisconnected || e.Err != nil {
+				t.Errorf("closed because %q: %v", e.Reason, e.Err)
+			}
+			if got := d.syncs.Load(); got != tt.syncs {
+				t.Errorf("%d Syncs, want %d", got, tt.syncs)
+			}
+		})
+	}
+}
+
+// DISC does not cut off the replies to what came before it.
+func TestDisconnectAnswersFirst(t *testing.T) {
+	d := newMemDisk(testDisk)
+	entered, release := stall(d)
+	c := attach(t, serveDisk(t, d))
+	cookie := c.send(cmdWrite, 0, 0, 0, make([]byte, 1<<20))
+	<-entered
+	c.send(cmdDisc, 0, 0, 0, nil)
+	close(release)
+	if r := c.receive(); r.cookie != cookie || r.errno != 0 {
+		t.Errorf("reply %+v", r)
+	}
+	c.mustBeClosed()
+}

@@ -1,0 +1,160 @@
+package nbd
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// answerOption answers one option ("Option types" in proto.md). An error ends the
+// negotiation; c.export is set when it succeeded.
+func (c *conn) answerOption(option uint32, data []byte) error {
+	if option == optExportName {
+		return c.exportName(string(data))
+	}
+	a := &answers{option: option}
+	var chosen *export
+	var end error
+	switch option {
+	case optAbort:
+		a.add(repAck, nil)
+		end = errAborted
+	case optList:
+		c.list(a, data)
+	case optInfo:
+		c.info(a, data)
+	case optGo:
+		chosen = c.info(a, data)
+	case optStructuredReply:
+		c.structuredReply(a, data)
+	case optListMetaContext, optSetMetaContext:
+		c.metaContext(a, data)
+	default:
+		// STARTTLS and EXTENDED_HEADERS among them: the client goes on without.
+		a.refuse(repErrUnsup, "option %d is not supported", option)
+	}
+	if chosen != nil {
+		c.attach(chosen)
+	}
+	if _, err := c.nc.Write(a.out); err != nil && end == nil {
+		return err // a client that aborts need not wait for the answer
+	}
+	return end
+}
+
+// exportName is NBD_OPT_EXPORT_NAME. It has no error reply: the connection ends.
+func (c *conn) exportName(name string) error {
+	if err := validName(name); err != nil {
+		return protocolError("export name " + err.Error())
+	}
+	x := c.server.find(name)
+	if x == nil {
+		return protocolError("unknown export " + clip(name))
+	}
+	size, err := x.sizeNow()
+	if err != nil {
+		return err
+	}
+	c.size = size
+	c.attach(x)
+	b := make([]byte, 0, exportNameReply+exportNameZeroes)
+	b = binary.BigEndian.AppendUint64(b, uint64(size))
+	b = binary.BigEndian.AppendUint16(b, x.transmissionFlags(c.agreed.structured))
+	if !c.agreed.noZeroes {
+		b = b[:cap(b)]
+	}
+	_, err = c.nc.Write(b)
+	return err
+}
+
+// attach chooses x.
+func (c *conn) attach(x *export) {
+	c.export = x
+	c.structured = c.agreed.structured
+	c.baseAllocation = c.agreed.metaExport == x
+	c.changesSeen.Store(x.changes.Load())
+}
+
+// list is NBD_OPT_LIST.
+func (c *conn) list(a *answers, data []byte) {
+	if len(data) != 0 {
+		a.refuse(repErrInvalid, "a list request has no data, this one has %d bytes", len(data))
+		return
+	}
+	for _, x := range c.server.exports {
+		entry := binary.BigEndian.AppendUint32(nil, uint32(len(x.Name)))
+		entry = append(entry, x.Name...)
+		a.add(repServer, append(entry, x.Description...))
+	}
+	a.add(repAck, nil)
+}
+
+// structuredReply is NBD_OPT_STRUCTURED_REPLY.
+func (c *conn) structuredReply(a *answers, data []byte) {
+	if len(data) != 0 {
+		a.refuse(repErrInvalid, "a request for structured replies has no data, this one has %d bytes", len(data))
+		return
+	}
+	c.agreed.structured = true
+	a.add(repAck, nil)
+}
+
+// info is NBD_OPT_INFO and the questions of NBD_OPT_GO. It returns the export if the answer
+// was yes, and then c.size is its size.
+//
+//	data: 0 length of name (4) | 4 name | count (2) | count kinds of information (2 each)
+func (c *conn) info(a *answers, data []byte) *export {
+	f := fields{rest: data}
+	name := f.text()
+	count := f.uint16()
+	if f.bad || len(f.rest) != 2*int(count) {
+		a.refuse(repErrInvalid, "the lengths inside the option do not add up to its %d bytes", len(data))
+		return nil
+	}
+	x := c.ask(a, name)
+	if x == nil {
+		return nil
+	}
+	var kinds []uint16
+	for range count {
+		kinds = append(kinds, f.uint16())
+	}
+	size, err := x.sizeNow()
+	if err != nil {
+		a.refuse(repErrUnknown, "export %q is not available: %v", name, err)
+		return nil
+	}
+
+	b := binary.BigEndian.AppendUint16(nil, infoExport)
+	b = binary.BigEndian.AppendUint64(b, uint64(size))
+	a.add(repInfo, binary.BigEndian.AppendUint16(b, x.transmissionFlags(c.agreed.structured)))
+	if slices.Contains(kinds, infoName) {
+		a.add(repInfo, append(binary.BigEndian.AppendUint16(nil, infoName), x.Name...))
+	}
+	if slices.Contains(kinds, infoDescription) && x.Description != "" {
+		a.add(repInfo, append(binary.BigEndian.AppendUint16(nil, infoDescription), x.Description...))
+	}
+	b = binary.BigEndian.AppendUint16(nil, infoBlockSize)
+	b = binary.BigEndian.AppendUint32(b, x.MinBlock)
+	b = binary.BigEndian.AppendUint32(b, x.PreferredBlock)
+	a.add(repInfo, binary.BigEndian.AppendUint32(b, x.MaxBlock))
+	a.add(repAck, nil)
+	c.size = size
+	return x
+}
+
+// ask finds the export that the client names, or refuses.
+func (c *conn) ask(a *answers, name string) *export {
+	if err := validName(name); err != nil {
+		a.refuse(repErrInvalid, "export name %v", err)
+		return nil
+	}
+	if c.stopping.Load() {
+		a.refuse(repErrShutdown, "the server is shutting down")
+		return nil
+	}
+	x := c.server.find(name)
+	if x == nil {
+		a.refuse(repErrUnknown, "there is no export %q", name)
+	}
+	return x
+}

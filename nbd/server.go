@@ -1,0 +1,283 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// ErrServerClosed is what Serve returns after Shutdown or Close.
+var ErrServerClosed = errors.New("nbd: server closed")
+
+// Server serves exports on any number of listeners. Set the exported fields, then call
+// Serve; they must not change afterwards.
+type Server struct {
+	// Exports are the disks. The first one is also the default export (the empty name).
+	Exports []Export
+	// MaxConns bounds the open connections; a further one is closed at once. Default 100.
+	MaxConns int
+	// HandshakeTimeout bounds a negotiation from accept to export. Default 10 s.
+	HandshakeTimeout time.Duration
+	// Workers bounds the requests of one export that wait for its medium at a time.
+	// Default 64.
+	Workers int
+	// MaxBufferBytes bounds the payload and reply buffers of all connections together.
+	// Who needs more waits, so it slows clients and never fails them. The least, and the
+	// default, is 32 MiB plus the largest MaxBlock, rounded up to a power of two.
+	MaxBufferBytes int64
+	// Errno turns a Device's error into the client's. Default DefaultErrno.
+	Errno func(error) Errno
+	// OnEvent is told what an operator may want to know. It is called from the
+	// connections' goroutines, several at a time, and must not block. Default: nobody.
+	OnEvent func(Event)
+
+	start   sync.Once
+	invalid error     // why the options can't be served; set by start
+	exports []*export // set by start
+	buffers buffers   // set up by start
+	ops     opCache
+	count   counters // of the connections that have ended, and of accepting
+
+	mu        sync.Mutex
+	closing   bool                      // Shutdown or Close was called
+	closed    chan struct{}             // closed when closing is set
+	listeners map[net.Listener]struct{} // that Serve is accepting on
+	conns     map[*conn]struct{}        // accepted and not ended
+	lastConn  uint64                    // number of the last one
+	empty     sync.Cond                 // closing is set and conns is empty
+	retired   bool                      // the workers have been told to end
+}
+
+const (
+	defaultMaxConns         = 100
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultWorkers          = 64
+)
+
+// setUp checks the options and makes what all connections share, once.
+func (s *Server) setUp() error {
+	s.start.Do(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.closed = make(chan struct{})
+		s.listeners = make(map[net.Listener]struct{})
+		s.conns = make(map[*conn]struct{})
+		s.empty.L = &s.mu
+		s.invalid = s.setUpExports()
+	})
+	return s.invalid
+}
+
+// setUpExports makes s.exports and the buffers that they need.
+func (s *Server) setUpExports() error {
+	if len(s.Exports) == 0 {
+		return errors.New("nbd: no export to serve")
+	}
+	workers := s.Workers
+	if workers <= 0 {
+		workers = defaultWorkers
+	}
+	names := make(map[string]bool)
+	largest := 0
+	for _, x := range s.Exports {
+		if names[x.Name] {
+			return fmt.Errorf("nbd: two exports are called %q; give one another name", x.Name)
+		}
+		names[x.Name] = true
+		e, err := newExport(x, workers)
+		if err != nil {
+			return fmt.Errorf("nbd: export %q: %w", x.Name, err)
+		}
+		s.exports = append(s.exports, e)
+		largest = max(largest, int(e.MaxBlock))
+	}
+	s.buffers.init(s.MaxBufferBytes, largest, s.closeStalled)
+	return nil
+}
+
+// Serve accepts connections on l until Shutdown or Close, and then returns
+// ErrServerClosed. It closes l before it returns. Any other error says that the options
+// are wrong or that l failed.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if err := s.setUp(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+	}()
+
+	var pause acceptPause
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			pause.reset()
+			s.accepted(nc)
+			continue
+		}
+		select {
+		case <-s.closed:
+			return ErrServerClosed
+		default:
+		}
+		if !temporary(err) {
+			return fmt.Errorf("nbd: accept on %s: %w", l.Addr(), err)
+		}
+		s.event(Event{Kind: AcceptFailed, Err: err})
+		if !pause.wait(s.closed) {
+			return ErrServerClosed
+		}
+	}
+}
+
+// accepted gives nc a goroutine, or closes it when there are too many.
+func (s *Server) accepted(nc net.Conn) {
+	limit := s.MaxConns
+	if limit <= 0 {
+		limit = defaultMaxConns
+	}
+	remote := nc.RemoteAddr().String()
+	s.mu.Lock()
+	s.lastConn++
+	id, open, closing := s.lastConn, len(s.conns), s.closing
+	var c *conn
+	if open < limit && !closing {
+		c = newConn(s, id, nc)
+		s.conns[c] = struct{}{}
+	}
+	s.mu.Unlock()
+	s.count.connsTotal.Add(1)
+	if c == nil {
+		_ = nc.Close()
+		s.count.connsRefused.Add(1)
+		err := fmt.Errorf("%d connections are open, the limit", open)
+		if closing {
+			err = ErrServerClosed
+		}
+		s.event(Event{Kind: ConnRefused, Conn: id, Remote: remote, Err: err})
+		return
+	}
+	s.event(Event{Kind: ConnOpened, Conn: id, Remote: remote})
+	go c.serve() // ends with the connection; Shutdown and Close wait for it
+}
+
+// forget removes a connection that has ended: nothing of it runs any more.
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.count.add(&c.count)
+	if len(s.conns) == 0 {
+		s.buffers.shrink()
+		s.empty.Broadcast()
+	}
+}
+
+// Shutdown stops accepting, lets every connection finish what it has received, answers
+// what comes later with ESHUTDOWN, and closes the connections. It waits until that is done
+// or ctx ends; in the latter case it returns ctx's error, and Close should follow. No
+// method of a Device is called after Shutdown has returned nil.
+func (s *Server) Shutdown(ctx context.Context) error {
+	_ = s.setUp() // a server that can't be set up has nothing to shut down
+	for _, c := range s.stopAccepting() {
+		c.stop()
+	}
+	stopWaiting := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		s.empty.Broadcast()
+		s.mu.Unlock()
+	})
+	defer stopWaiting()
+	return s.waitEmpty(ctx)
+}
+
+// Close closes listeners and connections at once. What has been received but not applied
+// is dropped. It waits for calls into Devices that are under way; none follows.
+func (s *Server) Close() error {
+	_ = s.setUp() // a server that can't be set up has nothing to close
+	for _, c := range s.stopAccepting() {
+		c.close(reasonStopping, ErrServerClosed)
+	}
+	return s.waitEmpty(context.Background())
+}
+
+// stopAccepting closes the listeners and returns the connections that are open.
+func (s *Server) stopAccepting() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing {
+		s.closing = true
+		close(s.closed)
+	}
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// waitEmpty waits until the last connection has ended, and then for the workers.
+func (s *Server) waitEmpty(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.conns) > 0 {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("nbd: shut down: %d connections have not finished: %w", len(s.conns), err)
+		}
+		s.empty.Wait()
+	}
+	if !s.retired {
+		s.retired = true
+		for _, x := range s.exports {
+			x.workers.retire()
+		}
+	}
+	return nil
+}
+
+// find returns the export that a client calls name, or nil.
+func (s *Server) find(name string) *export {
+	if name == "" {
+		return s.exports[0]
+	}
+	for _, x := range s.exports {
+		if x.Name == name {
+			return x
+		}
+	}
+	return nil
+}
+
+// errno is the client's number for a device's error.
+func (s *Server) errno(err error) Errno {
+	number := DefaultErrno(err)
+	if s.Errno != nil {
+		number = s.Errno(err)
+	}
+	if number == 0 { // an error is never told as success
+		return EIO
+	}
+	return number
+}
+
+// event tells OnEvent.
+func (s *Server) event(e Event) {
+	if s.OnEvent != nil {
+		s.OnEvent(e)
+	}
+}
