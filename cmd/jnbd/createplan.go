@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"jnbd/journal"
+)
+
+// createPlan is where everything will lie. Making one writes nothing.
+type createPlan struct {
+	place
+	makeDisk     bool   // the backing does not exist yet
+	blockDevice  bool   // the backing is a block device
+	diskBytes    int64  // --size, or 0 for the backing's own
+	journalBytes int64  // superblock and log
+	makeJournal  bool   // the journal is a file that does not exist yet
+	link         string // symbolic link to the journal, or empty
+}
+
+func planCreate(diskPath string, options createOptions) (*createPlan, error) {
+	plan := &createPlan{diskBytes: options.size.bytes, journalBytes: defaultJournalBytes}
+	if options.journalSize.given {
+		plan.journalBytes = roundUp(options.journalSize.bytes, sizeLine)
+	}
+	if plan.journalBytes < journal.MinJournalBytes {
+		return nil, usagef("--journal-size %s is too small: want at least %s", formatSize(plan.journalBytes), formatSize(journal.MinJournalBytes))
+	}
+	if options.size.given && options.size.bytes == 0 {
+		return nil, usagef("--size 0: a disk has at least one byte")
+	}
+
+	info, err := os.Stat(diskPath)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !options.size.given:
+		return nil, fmt.Errorf("disk %s does not exist; give --size to make it: %w", diskPath, fs.ErrNotExist)
+	case errors.Is(err, fs.ErrNotExist):
+		plan.makeDisk = true
+	case err != nil:
+		return nil, fmt.Errorf("disk %s: %w", diskPath, err)
+	default:
+		plan.blockDevice = isBlockDevice(info)
+	}
+
+	switch {
+	case options.journal == internalJournal, options.journal == "" && plan.blockDevice:
+		plan.place = internalPlace(diskPath)
+	case options.journal == "":
+		plan.place, plan.makeJournal = besidePlace(diskPath, beside(diskPath)), true
+	default:
+		if err := plan.journalElsewhere(diskPath, options.journal); err != nil {
+			return nil, err
+		}
+	}
+	return plan, refuseExistingJournal(diskPath)
+}
+
+// journalElsewhere plans for --journal PATH.
+func (plan *createPlan) journalElsewhere(diskPath, path string) error {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("--journal %s: %w", path, err)
+	}
+	plan.place = besidePlace(diskPath, absolute)
+	if !plan.blockDevice {
+		plan.link = beside(diskPath) // a link in /dev would not outlive the next boot
+	}
+	info, err := os.Stat(absolute)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		plan.makeJournal = true
+	case err != nil:
+		return fmt.Errorf("--journal %s: %w", path, err)
+	case !isBlockDevice(info):
+		return fmt.Errorf("--journal %s exists already: name a new file, or remove it first if no disk needs it: %w", path, fs.ErrExist)
+	}
+	if plan.makeJournal && plan.link == absolute {
+		plan.link = ""
+	}
+	return nil
+}
+
+// refuseExistingJournal keeps a journal beside the disk from being overwritten or
+// forgotten: it may hold writes that the image lacks.
+func refuseExistingJournal(diskPath string) error {
+	_, err := os.Lstat(beside(diskPath))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for a journal of %s: %w", diskPath, err)
+	}
+	return fmt.Errorf("disk %s has a journal already: 'jnbd serve %s' uses it; to start over, run 'jnbd close %s' and remove %s: %w",
+		diskPath, diskPath, diskPath, beside(diskPath), fs.ErrExist)
+}

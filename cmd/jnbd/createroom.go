@@ -1,0 +1,122 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"jnbd/disk"
+	"jnbd/journal"
+	"jnbd/jsuper"
+)
+
+// fit settles the disk's size, and makes room for an internal journal. It refuses what
+// would overwrite data or hide a part of it.
+func (plan *createPlan) fit(s *store, undo *undoList) (diskBytes int64, err error) {
+	backingBytes := s.backing.Size()
+	diskBytes = plan.diskBytes
+	if plan.placement == jsuper.Beside {
+		if diskBytes == 0 {
+			diskBytes = backingBytes
+		}
+		if diskBytes != backingBytes {
+			return 0, fmt.Errorf("disk %s is %d bytes, not --size %d: leave --size away to adopt it as it is", plan.disk, backingBytes, diskBytes)
+		}
+		if diskBytes == 0 {
+			return 0, fmt.Errorf("disk %s is empty: remove it and give --size to make one", plan.disk)
+		}
+		if err := refuseInternalJournal(s.backing, plan.disk); err != nil {
+			return 0, err
+		}
+		if !plan.makeJournal {
+			plan.journalBytes, err = adoptJournalDevice(s.journal, plan.journal)
+		}
+		return diskBytes, err
+	}
+
+	if err := refuseInternalJournal(s.backing, plan.disk); err != nil {
+		return 0, err
+	}
+	if !plan.blockDevice && (diskBytes == 0 || diskBytes == backingBytes) {
+		return backingBytes, growForJournal(s.backing, plan.journalBytes, undo)
+	}
+	room := backingBytes - plan.journalBytes
+	switch {
+	case diskBytes > 0 && roundUp(diskBytes, sizeLine) <= room:
+		return diskBytes, nil // --size says that what lies beyond is free
+	case diskBytes > 0:
+		return 0, fmt.Errorf("disk %s has %d bytes, too few for --size %d and a journal of %s: the largest --size is %d",
+			plan.disk, backingBytes, diskBytes, formatSize(plan.journalBytes), max(0, room&^(sizeLine-1)))
+	case room < sizeLine:
+		return 0, fmt.Errorf("disk %s has only %d bytes, too few for a journal of %s: use --journal PATH or a smaller --journal-size",
+			plan.disk, backingBytes, formatSize(plan.journalBytes))
+	}
+	diskBytes = room &^ (sizeLine - 1)
+	if err := requireZeros(s.backing, diskBytes, backingBytes-diskBytes); err != nil {
+		return 0, fmt.Errorf("disk %s: its last %s may be in use (%w): give --size of at most %d if they are free, or put the journal elsewhere with --journal PATH",
+			plan.disk, formatSize(plan.journalBytes), err, diskBytes)
+	}
+	return diskBytes, nil
+}
+
+// refuseInternalJournal keeps a journal in the backing's tail from being overwritten,
+// unless the disk was closed: then nothing is in it.
+func refuseInternalJournal(backing *disk.File, diskPath string) error {
+	super, err := jsuper.Probe(backing, jsuper.Internal)
+	switch {
+	case errors.Is(err, jsuper.ErrNoJournal):
+		return nil
+	case errors.Is(err, disk.ErrOutOfRange):
+		return nil // too small to hold one
+	case err != nil:
+		return fmt.Errorf("disk %s has something like a journal in its tail, which can't be read: %w; if nobody needs it, zero the last 8 KiB of the disk", diskPath, err)
+	case super.State == jsuper.Closed:
+		return nil
+	}
+	return fmt.Errorf("disk %s has a journal in its tail already: 'jnbd serve %s' uses it; to start over, run 'jnbd close %s' first: %w",
+		diskPath, diskPath, diskPath, fs.ErrExist)
+}
+
+// growForJournal makes an image file longer by its journal.
+func growForJournal(backing *disk.File, journalBytes int64, undo *undoList) error {
+	before := backing.Size()
+	undo.add(func() error { return backing.Truncate(before) })
+	if err := backing.Truncate(roundUp(before, sizeLine) + journalBytes); err != nil {
+		return fmt.Errorf("make room for the journal: %w", err)
+	}
+	return nil
+}
+
+// adoptJournalDevice checks that a block device given as --journal is free, and returns
+// how much of it the journal may have: all.
+func adoptJournalDevice(device *disk.File, path string) (int64, error) {
+	bytes := device.Size() &^ (sizeLine - 1)
+	if bytes < journal.MinJournalBytes {
+		return 0, fmt.Errorf("--journal %s has only %d bytes: want at least %s", path, device.Size(), formatSize(journal.MinJournalBytes))
+	}
+	const label = 64 << 10 // file systems, partition tables and our superblock leave a mark here
+	if err := requireZeros(device, 0, label); err != nil {
+		return 0, fmt.Errorf("--journal %s is in use (%w): if nobody needs what it holds, wipe it with 'blkdiscard -z %s' first", path, err, path)
+	}
+	return bytes, nil
+}
+
+// requireZeros reads [off, off+n), and fails when a byte is not zero.
+func requireZeros(device disk.Device, off, n int64) error {
+	buf := make([]byte, 1<<20)
+	for end := off + n; off < end; {
+		piece := buf[:min(int64(len(buf)), end-off)]
+		if _, err := device.ReadAt(piece, off); err != nil {
+			return err
+		}
+		for i, b := range piece {
+			if b != 0 {
+				return fmt.Errorf("data at byte %d", off+int64(i))
+			}
+		}
+		off += int64(len(piece))
+	}
+	return nil
+}
+
+func roundUp(n, line int64) int64 { return (n + line - 1) / line * line }

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"jnbd/journal"
+	"jnbd/jsuper"
+	"jnbd/nbd"
+	"jnbd/wal"
+)
+
+// export is one disk being served.
+type export struct {
+	name     string // under which clients ask for it
+	readOnly bool
+	store    *store
+	disk     *journal.Disk
+}
+
+// openExports opens and recovers every disk of the command line. After an error none is
+// left open.
+func (a *app) openExports(args []string, options serveOptions, budget memoryBudget) (exports []*export, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.closeExports(exports))
+			exports = nil
+		}
+	}()
+	for _, arg := range args {
+		name, diskPath := splitExport(arg)
+		for _, other := range exports {
+			if other.name == name {
+				return exports, usagef("two disks are named %q: give one another name with NAME=%s", name, diskPath)
+			}
+		}
+		if err := a.createMissing(diskPath, options); err != nil {
+			return exports, err
+		}
+		opened, err := a.openExport(name, diskPath, options, budget)
+		if err != nil {
+			return exports, err
+		}
+		exports = append(exports, opened)
+	}
+	return exports, nil
+}
+
+// splitExport reads [NAME=]DISK. A path may hold an equals sign behind its first slash:
+// ./a=b.img is a path.
+func splitExport(arg string) (name, diskPath string) {
+	name, diskPath, named := strings.Cut(arg, "=")
+	if named && name != "" && !strings.Contains(name, "/") {
+		return name, diskPath
+	}
+	return filepath.Base(arg), arg
+}
+
+// createMissing makes a disk that does not exist, if --size allows it.
+func (a *app) createMissing(diskPath string, options serveOptions) error {
+	if !options.create.size.given {
+		return nil
+	}
+	if _, err := os.Stat(diskPath); !errors.Is(err, fs.ErrNotExist) {
+		return nil // open tells what is wrong, if anything is
+	}
+	made, err := a.create(context.Background(), diskPath, options.create)
+	if err != nil {
+		return err
+	}
+	a.log.Info().Str("disk", diskPath).Int64("size_bytes", made.super.DiskBytes).
+		Str("journal", made.journalName()).Int64("log_bytes", made.super.LogBytes).Msg("disk created")
+	return nil
+}
+
+// openExport opens and recovers one disk, and logs what recovery found.
+func (a *app) openExport(name, diskPath string, options serveOptions, budget memoryBudget) (_ *export, err error) {
+	at, err := locate(diskPath, options.create.journal)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := openStore(at, access{readOnly: options.readOnly})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, opened.Close())
+		}
+	}()
+	super, err := opened.probe()
+	if err != nil {
+		return nil, err
+	}
+	if err := options.create.matches(diskPath, super); err != nil {
+		return nil, err
+	}
+	cut := wal.CutPrefix
+	if options.recover == "barrier" {
+		cut = wal.CutBarrier
+	}
+	log := a.log.With().Str("disk", diskPath).Logger()
+	engine, err := journal.Open(opened.parts(), journal.Options{
+		Recover:        cut,
+		CommitInterval: options.commitInterval,
+		Memory:         budget.disk,
+		ReadOnly:       options.readOnly,
+		AcceptBacking:  options.acceptBacking,
+		OnPoison: func(cause error) {
+			log.Error().Err(cause).Msg("disk is poisoned: writes and flushes fail until jnbd is restarted")
+		},
+	})
+	if err != nil {
+		return nil, opened.explain(err)
+	}
+	found := engine.Recovery()
+	line := log.Info().Str("state", found.State.String()).Dur("took_ms", found.Took).
+		Int("frames", found.Frames).Int("records", found.Records).Int64("recovered_bytes", found.Bytes).
+		Uint64("cut_seq", found.CutSeq).Int("dropped_frames", found.DroppedFrames).Int64("dropped_bytes", found.DroppedBytes)
+	if found.State == jsuper.Dirty {
+		line.Msg("disk recovered")
+	} else {
+		line.Msg("disk opened")
+	}
+	return &export{name: name, readOnly: options.readOnly, store: opened, disk: engine}, nil
+}
+
+// matches refuses --size and --mode that contradict an existing disk.
+func (o *createOptions) matches(diskPath string, super *jsuper.Superblock) error {
+	if o.size.given && o.size.bytes != super.DiskBytes {
+		return fmt.Errorf("disk %s exists with %d bytes, not --size %d: leave --size away", diskPath, super.DiskBytes, o.size.bytes)
+	}
+	if o.mode == "" {
+		return nil
+	}
+	mode, err := parseMode(o.mode, "")
+	if err == nil && mode != super.Mode {
+		err = fmt.Errorf("disk %s has mode %s, not %s: %w", diskPath, super.Mode, mode, journal.ErrModeUnsupported)
+	}
+	return err
+}
+
+// newServer is the NBD server of the exports.
+func (a *app) newServer(exports []*export, budget memoryBudget) *nbd.Server {
+	server := &nbd.Server{MaxBufferBytes: budget.buffers, Errno: errnoOf, OnEvent: a.logEvent}
+	for _, e := range exports {
+		server.Exports = append(server.Exports, nbd.Export{Name: e.name, Device: e.disk, ReadOnly: e.readOnly})
+	}
+	return server
+}
+
+// errnoOf is what a client is told of the engine's errors.
+func errnoOf(err error) nbd.Errno {
+	switch {
+	case errors.Is(err, journal.ErrReadOnly):
+		return nbd.EPERM
+	case errors.Is(err, journal.ErrClosed):
+		return nbd.ESHUTDOWN
+	case errors.Is(err, journal.ErrTooBig):
+		return nbd.EINVAL
+	}
+	return nbd.EIO
+}
+
+// closeExports brings every log home and gives the files back. All are tried.
+func (a *app) closeExports(exports []*export) error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkpointTimeout)
+	defer cancel()
+	var failed error
+	for _, e := range exports {
+		err := e.disk.Close(ctx)
+		left := e.disk.Stats().OverlayBytes
+		log := a.log.With().Str("disk", e.store.place.disk).Int64("not_home_bytes", left).Int64("displaced_bytes", 0).Logger()
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			log.Warn().Dur("waited", checkpointTimeout).Msg("disk stopped before its log was home; the next start goes on with it, nothing is lost")
+		case err != nil:
+			failed = errors.Join(failed, e.store.explain(err))
+		default:
+			log.Info().Msg("disk stopped")
+		}
+		failed = errors.Join(failed, e.store.Close())
+	}
+	return failed
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// The kill test (P2, P4): several clients write as fast as they can, the server gets
+// kill -9 at a random moment, is started again, and everything is read back.
+//
+//   - What was replied is there.
+//   - What was sent and not replied is there whole, or not at all.
+//
+// Each client owns a region of the disk, and never has two overlapping writes under way,
+// so it knows what every byte must be.
+
+const (
+	killRounds     = 50
+	killClients    = 3
+	killRegion     = 16 << 20 // bytes of disk per client
+	killDepth      = 16       // writes under way per client
+	killMaxWrite   = 256 << 10
+	killMaxReplies = 400 // a round ends after a random number of replies, at most this
+)
+
+// killSeedVariable names the environment variable that repeats a run.
+const killSeedVariable = "JNBD_KILL_SEED"
+
+func TestKillLosesNothing(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv(killSeedVariable); text != "" {
+		if _, err := fmt.Sscan(text, &seed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%s=%d", killSeedVariable, seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	rounds := killRounds
+	if testing.Short() {
+		rounds /= 5
+	}
+
+	diskPath := filepath.Join(t.TempDir(), "d.img")
+	args := []string{diskPath, "--size", fmt.Sprint(killClients * killRegion), "--journal-size", "64M", "--commit-interval", "20ms"}
+	regions := make([]*killRegionModel, killClients)
+	for i := range regions {
+		regions[i] = &killRegionModel{start: uint64(i * killRegion), want: make([]byte, killRegion)}
+	}
+	for round := range rounds {
+		s := startServer(t, args...)
+		killRound(t, s, regions, random)
+		if random.IntN(4) == 0 {
+			killInRecovery(t, diskPath, time.Duration(random.IntN(30))*time.Millisecond)
+		}
+		if random.IntN(10) == 0 {
+			runJnbd(t, 0, "check", diskPath)
+		}
+		s = startServer(t, args...)
+		for i, region := range regions {
+			c := mustDial(t, s.uri)
+			if err := region.compare(c); err != nil {
+				t.Fatalf("round %d, client %d: %v", round, i, err)
+			}
+			c.conn.Close()
+		}
+		if random.IntN(2) == 0 {
+			s.stop(t)
+		} else {
+			s.kill()
+		}
+	}
+	// The raw image at the end is what the clients know.
+	runJnbd(t, 0, "close", diskPath)
+	image, err := os.ReadFile(diskPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, region := range regions {
+		if !bytes.Equal(image[region.start:][:killRegion], region.want) {
+			t.Errorf("after close: region %d of the raw image differs", i)
+		}
+	}
+}
+
+// killRound lets all clients write until one of them has counted enough replies, and
+// kills the server then.
+func killRound(t *testing.T, s *server, regions []*killRegionModel, random *rand.Rand) {
+	t.Helper()
+	var left atomic.Int64
+	left.Store(1 + random.Int64N(killMaxReplies))
+	connections := make([]*client, len(regions))
+	for i := range regions {
+		connections[i] = mustDial(t, s.uri)
+	}
+	var clients sync.WaitGroup
+	for i, region := range regions {
+		c := connections[i]
+		mine := rand.New(rand.NewPCG(random.Uint64(), 1))
+		clients.Go(func() { // ends when the server is dead
+			region.write(c, mine, func() {
+				if left.Add(-1) == 0 {
+					s.cmd.Process.Kill()
+				}
+			})
+		})
+	}
+	clients.Wait()
+	s.kill()
+}
+
+// killInRecovery starts the server, and kills it while it recovers, or soon after.
+func killInRecovery(t *testing.T, diskPath string, after time.Duration) {
+	t.Helper()
+	s, err := startUnready(t, diskPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(after) // a moment of a real process: nothing tells how far it has come
+	s.kill()
+}
+
+func mustDial(t *testing.T, uri string) *client {
+	t.Helper()
+	c, err := dial(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.conn.Close() })
+	return c
+}
+
+// killRegionModel is what one client knows of its region.
+type killRegionModel struct {
+	start uint64
+	want  []byte // every replied write
+	tag   uint64 // of the last write sent
+
+	mu      sync.Mutex
+	pending map[uint64]killWrite // sent and not replied, by handle
+}
+
+type killWrite struct {
+	off     int // within the region
+	payload []byte
+}
+
+// write keeps killDepth writes under way until the connection breaks, and calls replied
+// after every reply. A flush or FUA is mixed in now and then.
+func (r *killRegionModel) write(c *client, random *rand.Rand, replied func()) {
+	r.pending = map[uint64]killWrite{}
+	slots := make(chan struct{}, killDepth)
+	for range killDepth {
+		slots <- struct{}{}
+	}
+	done := make(chan struct{})
+	go func() { // ends when the connection breaks
+		defer close(done)
+		for {
+			handle, errno, _, err := c.receive()
+			if err != nil {
+				return
+			}
+			r.mu.Lock()
+			if w, ok := r.pending[handle]; ok && errno == 0 {
+				copy(r.want[w.off:], w.payload)
+				delete(r.pending, handle)
+			}
+			r.mu.Unlock()
+			replied()
+			slots <- struct{}{}
+		}
+	}()
+	defer func() { <-done }()
+	for {
+		select {
+		case <-slots:
+		case <-done:
+			return
+		}
+		r.tag++
+		if random.IntN(20) == 0 {
+			if c.send(nbdCmdFlush, 0, r.tag, 0, 0, nil) != nil {
+				return
+			}
+			continue
+		}
+		w := r.next(random)
+		flags := uint16(0)
+		if random.IntN(20) == 0 {
+			flags = nbdFlagFUA
+		}
+		if c.send(nbdCmdWrite, flags, r.tag, r.start+uint64(w.off), len(w.payload), w.payload) != nil {
+			return
+		}
+	}
+}
+
+// next makes a write that overlaps none under way. Its bytes name it: no two writes have
+// eight bytes in common.
+func (r *killRegionModel) next(random *rand.Rand) killWrite {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		length := 1 + random.IntN(1<<(1+random.IntN(18)))
+		if random.IntN(2) == 0 {
+			length = min(4096*(1+random.IntN(4)), killMaxWrite)
+		}
+		off := random.IntN(killRegion - length)
+		if random.IntN(2) == 0 {
+			off &^= 4095
+		}
+		if r.overlapsLocked(off, length) {
+			continue
+		}
+		payload := make([]byte, length+8)
+		for i := 0; i < length; i += 8 {
+			binary.LittleEndian.PutUint64(payload[i:], r.tag*0x9e3779b97f4a7c15+uint64(i))
+		}
+		w := killWrite{off, payload[:length]}
+		r.pending[r.tag] = w
+		return w
+	}
+}
+
+func (r *killRegionModel) overlapsLocked(off, length int) bool {
+	for _, w := range r.pending {
+		if off < w.off+len(w.payload) && w.off < off+length {
+			return true
+		}
+	}
+	return false
+}
+
+// compare reads the region back. Writes that were under way become part of what is wanted
+// where they are found whole.
+func (r *killRegionModel) compare(c *client) error {
+	var got []byte
+	for off := uint64(0); off < killRegion; off += 1 << 20 {
+		piece, err := c.read(r.start+off, 1<<20)
+		if err != nil {
+			return err
+		}
+		got = append(got, piece...)
+	}
+	var torn []error
+	for handle, w := range r.pending {
+		found := got[w.off:][:len(w.payload)]
+		switch {
+		case bytes.Equal(found, w.payload):
+			copy(r.want[w.off:], w.payload)
+		case !bytes.Equal(found, r.want[w.off:][:len(w.payload)]):
+			torn = append(torn, fmt.Errorf("write %d, %d bytes at %d, was not replied and is torn", handle, len(w.payload), r.start+uint64(w.off)))
+		}
+	}
+	clear(r.pending)
+	for i := range got {
+		if got[i] != r.want[i] {
+			torn = append(torn, fmt.Errorf("byte %d is %#x, but %#x was replied", r.start+uint64(i), got[i], r.want[i]))
+			break
+		}
+	}
+	return errors.Join(torn...)
+}
+
+// TestCreateKilled: a create that is killed leaves no disk that looks whole.
+func TestCreateKilled(t *testing.T) {
+	dir := t.TempDir()
+	diskPath := filepath.Join(dir, "d.img")
+	if err := os.WriteFile(diskPath, bytes.Repeat([]byte{7}, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := startUnready(t, diskPath, "create", "--journal-size", "4G")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The journal's file appears long before its gigabytes are written.
+	for {
+		if _, err := os.Stat(beside(diskPath)); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	s.kill()
+	image, err := os.ReadFile(diskPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Trim(string(image), "\x07") != "" || len(image) != 1<<20 {
+		t.Error("the image has changed")
+	}
+	runJnbd(t, 10, "info", diskPath)
+}

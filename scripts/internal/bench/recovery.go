@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"jnbd/disk"
+	"jnbd/journal"
+	"jnbd/jsuper"
+)
+
+// recovery measures how long a server takes to be ready with a log that is full of 4 KiB
+// frames (P6): once with the log in the page cache, as after kill -9, and once without, as
+// after a loss of power.
+//
+// A log gets full only while the checkpointer can't keep up. Here it can't at all: fill
+// runs the engine on a backing that takes no writes, until the log takes none either, and
+// then dies.
+func (c *config) recovery() error {
+	const size = 4 << 30
+	path := filepath.Join(c.dir, "recovery.img")
+	if out, err := exec.Command(c.jnbd, "create", path, "--size", fmt.Sprint(size), "--journal-size", c.log).CombinedOutput(); err != nil {
+		return fmt.Errorf("jnbd create: %w\n%s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if out, err := exec.Command(self, "-fill", path).CombinedOutput(); err != nil {
+		return fmt.Errorf("fill the log: %w\n%s", err, out)
+	}
+	out, err := exec.Command(c.jnbd, "info", path, "--json").Output()
+	if err != nil {
+		return fmt.Errorf("jnbd info: %w", err)
+	}
+	var info struct {
+		LogBytes int64 `json:"log_bytes"`
+		Log      struct {
+			UsedBytes int64 `json:"used_bytes"`
+			Frames    int   `json:"frames"`
+		} `json:"log"`
+	}
+	if err := json.Unmarshal(out, &info); err != nil {
+		return fmt.Errorf("jnbd info: %w", err)
+	}
+	fmt.Printf("\nready again: log of %s, %d%% full of 4 KiB writes in %d frames\n\n",
+		c.log, info.Log.UsedBytes*100/info.LogBytes, info.Log.Frames)
+	for _, cold := range []bool{false, true} {
+		name := "log in the page cache"
+		if cold {
+			name = "log not in the page cache"
+			if err := evict(path + ".jnbd"); err != nil {
+				return err
+			}
+		}
+		// Read-only changes nothing, so the log is as full the next time.
+		p, took, err := c.startJnbd(path, "--read-only")
+		if err != nil {
+			return err
+		}
+		p.kill()
+		fmt.Printf("%-28s read-only  %8.3f s\n", name, took.Seconds())
+	}
+	p, took, err := c.startJnbd(path)
+	if err != nil {
+		return err
+	}
+	p.kill()
+	fmt.Printf("%-28s to write   %8.3f s\n", "log in the page cache", took.Seconds())
+	return nil
+}
+
+// fill writes random blocks to the disk at path until its log is full, and ends the
+// process as a crash would.
+func fill(path string) error {
+	backing, err := disk.OpenFile(path, disk.FileOptions{})
+	if err != nil {
+		return err
+	}
+	log, err := disk.OpenFile(path+".jnbd", disk.FileOptions{})
+	if err != nil {
+		return err
+	}
+	d, err := journal.Open(journal.Parts{Backing: stuck{backing}, Journal: log, Placement: jsuper.Beside}, journal.Options{Memory: 1 << 30})
+	if err != nil {
+		return err
+	}
+	var written atomic.Int64
+	failed := make(chan error, 1)
+	go func() { // ends with the process: the last write waits for space for ever
+		block := make([]byte, 4096)
+		blocks := backing.Size() / int64(len(block))
+		for {
+			off := rand.Int64N(blocks) * int64(len(block))
+			if err := d.WriteBatch([][]byte{block}, []int64{off}, func() bool { return true }); err != nil {
+				failed <- err
+				return
+			}
+			written.Add(1)
+		}
+	}()
+	const quiet = 3 * time.Second
+	for last := int64(-1); ; {
+		select {
+		case err := <-failed:
+			return err
+		case <-time.After(quiet):
+		}
+		now := written.Load()
+		if now == last {
+			return nil
+		}
+		last = now
+	}
+}
+
+// stuck is a backing that takes no writes.
+type stuck struct{ *disk.File }
+
+func (stuck) WriteAt([]byte, int64) (int, error)      { select {} }
+func (stuck) WriteVAt([][]byte, int64) (int64, error) { select {} }
+func (stuck) Zero(int64, int64, bool) error           { select {} }
+
+// evict drops a file from the page cache.
+func evict(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if err == nil {
+		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	return errors.Join(err, f.Close())
+}
