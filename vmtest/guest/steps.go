@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"jnbd/vmtest/step"
+)
+
+// do performs a step. It calls say for files as soon as they are what the step makes them.
+func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer, error) {
+	switch asked.Do {
+	case step.Run:
+		return s.programs.run(asked.Args)
+	case step.Start:
+		return s.programs.start(asked.Args)
+	case step.Stop:
+		return s.programs.stop(asked.PID, unix.Signal(asked.Signal))
+	case step.Read:
+		text, err := os.ReadFile(asked.Path)
+		return step.Answer{Out: step.Tail(text)}, err
+	case step.Mount:
+		return step.Answer{}, mount(asked.Device, asked.Dir)
+	case step.Unmount:
+		return step.Answer{}, unmount(asked.Dir)
+	case step.WriteTree:
+		files, err := writeTree(asked.Dir, asked.Seed, asked.Files)
+		return step.Answer{}, errors.Join(err, say(files...))
+	case step.ReadTree:
+		files, err := step.Walk(asked.Dir)
+		return step.Answer{}, errors.Join(err, say(files...))
+	case step.WriteSynced:
+		return step.Answer{}, writeSynced(asked.Dir, asked.Seed, say)
+	}
+	return step.Answer{}, fmt.Errorf("unknown step %q", asked.Do)
+}
+
+// mount mounts an ext4 file system. Its directory is made when it is not there.
+func mount(device, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(device, dir, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", device, dir, err)
+	}
+	return nil
+}
+
+// unmount unmounts dir, and waits until its last dirty block is written or has failed.
+func unmount(dir string) error {
+	if err := unix.Unmount(dir, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	return nil
+}

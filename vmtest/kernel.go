@@ -1,0 +1,173 @@
+package vmtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// kernelPackage is the Debian package that depends on the newest cloud kernel.
+const kernelPackage = "linux-image-cloud-amd64"
+
+// Kernel is a kernel that can be booted, with its modules.
+type Kernel struct {
+	Release string // as in uname -r
+	Image   string // path of vmlinuz
+	Modules string // directory with the tree of .ko files
+}
+
+// FindKernel returns the kernel in JNBD_KERNEL_DIR, or else Debian's current cloud kernel
+// from the cache, where it puts it first if need be. When apt can't say which kernel is
+// current (no network, no lists), the newest one in the cache will do. Its error wraps
+// ErrUnavailable when there is none to be had.
+func FindKernel(ctx context.Context) (Kernel, error) {
+	if dir := os.Getenv("JNBD_KERNEL_DIR"); dir != "" {
+		kernel, err := openKernel(dir)
+		if err != nil {
+			return Kernel{}, fmt.Errorf("JNBD_KERNEL_DIR: %w", err)
+		}
+		return kernel, nil
+	}
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return Kernel{}, fmt.Errorf("find a place for the kernel: %w", err)
+	}
+	cache := filepath.Join(user, "jnbd", "kernel")
+	kernel, err := fetchKernel(ctx, cache)
+	if err == nil {
+		return kernel, nil
+	}
+	if cached, ok := newestCached(cache); ok {
+		return cached, nil
+	}
+	return Kernel{}, fmt.Errorf("%w: a Debian cloud kernel: %w; run apt-get update, or set JNBD_KERNEL_DIR", ErrUnavailable, err)
+}
+
+// fetchKernel returns Debian's current cloud kernel and downloads it when cache lacks it.
+func fetchKernel(ctx context.Context, cache string) (Kernel, error) {
+	name, version, err := currentKernel(ctx)
+	if err != nil {
+		return Kernel{}, err
+	}
+	dir := filepath.Join(cache, name+"_"+version)
+	if kernel, err := openKernel(dir); err == nil {
+		return kernel, nil
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return Kernel{}, err
+	}
+	// Unpacked beside its place and renamed, so that a directory with the right name is
+	// whole, also when two test runs do this at once.
+	work, err := os.MkdirTemp(cache, "unpack-")
+	if err != nil {
+		return Kernel{}, err
+	}
+	defer os.RemoveAll(work)
+	if _, err := output(ctx, work, "apt-get", "download", name+"="+version); err != nil {
+		return Kernel{}, err
+	}
+	packages, err := filepath.Glob(filepath.Join(work, "*.deb"))
+	if err != nil || len(packages) != 1 {
+		return Kernel{}, fmt.Errorf("download %s: got %d files, want one", name, len(packages))
+	}
+	tree := filepath.Join(work, "tree")
+	if _, err := output(ctx, work, "dpkg-deb", "-x", packages[0], tree); err != nil {
+		return Kernel{}, err
+	}
+	if err := os.Rename(tree, dir); err != nil && !errors.Is(err, os.ErrExist) {
+		return Kernel{}, err
+	}
+	return openKernel(dir)
+}
+
+// currentKernel asks apt for the package that holds the current kernel, and its version.
+func currentKernel(ctx context.Context) (name, version string, err error) {
+	depends, err := output(ctx, "", "apt-cache", "depends", kernelPackage)
+	if err != nil {
+		return "", "", err
+	}
+	name, ok := field(depends, "Depends: linux-image-", "linux-image-")
+	if !ok {
+		return "", "", fmt.Errorf("apt-cache depends %s names no kernel", kernelPackage)
+	}
+	shown, err := output(ctx, "", "apt-cache", "show", "--no-all-versions", name)
+	if err != nil {
+		return "", "", err
+	}
+	version, ok = field(shown, "Version: ", "")
+	if !ok {
+		return "", "", fmt.Errorf("apt-cache show %s names no version", name)
+	}
+	return name, version, nil
+}
+
+// field finds the first line of text that begins with prefix, blanks aside, and returns
+// the rest of the line behind keep.
+func field(text, prefix, keep string) (string, bool) {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
+			return keep + rest, true
+		}
+	}
+	return "", false
+}
+
+// newestCached returns the kernel that was put into the cache last.
+func newestCached(cache string) (newest Kernel, ok bool) {
+	var newestTime int64
+	dirs, err := filepath.Glob(filepath.Join(cache, "linux-image-*"))
+	if err != nil {
+		return Kernel{}, false
+	}
+	for _, dir := range dirs {
+		kernel, err := openKernel(dir)
+		if err != nil {
+			continue
+		}
+		info, err := os.Stat(dir)
+		if err != nil {
+			continue
+		}
+		if time := info.ModTime().UnixNano(); !ok || time > newestTime {
+			newest, newestTime, ok = kernel, time, true
+		}
+	}
+	return newest, ok
+}
+
+// openKernel finds the kernel in a directory that a kernel package was unpacked into. Of
+// several it takes the last by name.
+func openKernel(dir string) (Kernel, error) {
+	images, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
+	if err != nil {
+		return Kernel{}, err
+	}
+	for k := len(images) - 1; k >= 0; k-- {
+		release := strings.TrimPrefix(filepath.Base(images[k]), "vmlinuz-")
+		for _, lib := range []string{"lib", "usr/lib"} {
+			modules := filepath.Join(dir, lib, "modules", release)
+			if info, err := os.Stat(modules); err == nil && info.IsDir() {
+				return Kernel{Release: release, Image: images[k], Modules: modules}, nil
+			}
+		}
+	}
+	return Kernel{}, fmt.Errorf("%s: no boot/vmlinuz-RELEASE with lib/modules/RELEASE beside it", dir)
+}
+
+// output runs a program in dir and returns its standard output. The error holds what the
+// program said.
+func output(ctx context.Context, dir, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = dir
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return stdout.String(), nil
+}
