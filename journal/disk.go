@@ -44,6 +44,7 @@ type Disk struct {
 	store      *jsuper.Store
 	size       int64
 	readOnly   bool
+	opened     jsuper.Superblock // as Open found it
 	routes     routes
 	recovery   Recovery
 	onPoison   func(error)

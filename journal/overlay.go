@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/tidwall/btree"
@@ -69,6 +71,40 @@ func (o *overlay) putLocked(e extent) {
 	o.clearLocked(e.off, e.end)
 	o.tree.Set(e.off, v)
 	o.bytes += e.end - e.off
+}
+
+// load fills an empty overlay with extents in the order of their writing. It sorts: where
+// extents are the same blocks again and again, as file systems write them, that is several
+// times as fast as putting one after the other, and a log of 4 GiB has a million of them.
+// It keeps nothing of extents and leaves them in another order.
+func (o *overlay) load(extents []extent) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	byPlace := func(a, b extent) int {
+		if a.off != b.off {
+			return cmp.Compare(a.off, b.off)
+		}
+		return cmp.Compare(a.pos, b.pos) // positions grow with time
+	}
+	slices.SortFunc(extents, byPlace)
+	for i := 1; i < len(extents); i++ {
+		a, b := &extents[i-1], &extents[i]
+		if a.end > b.off && (a.off != b.off || a.end != b.end) {
+			// Parts of each other: only the order of writing tells who owns what.
+			slices.SortFunc(extents, func(a, b extent) int { return cmp.Compare(a.pos, b.pos) })
+			for _, e := range extents {
+				o.putLocked(e)
+			}
+			return
+		}
+	}
+	for i, e := range extents {
+		if i+1 < len(extents) && extents[i+1].off == e.off {
+			continue // written again
+		}
+		o.tree.Load(e.off, value{end: e.end, pos: e.pos, crc: e.crc, state: e.state, checked: e.checked})
+		o.bytes += e.end - e.off
+	}
 }
 
 // clearLocked takes [off, end) from its owners. Owners that reach beyond keep the rest.

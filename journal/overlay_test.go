@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -94,6 +95,33 @@ func checkOverlay(t *rapid.T, o *overlay, model []owner, tail int64) {
 	if len(old) != 0 {
 		t.Fatalf("after forget(%d) there is still %+v", tail, old[0])
 	}
+}
+
+// TestLoadIsPutInOrder: sorting must not change who owns what.
+func TestLoadIsPutInOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		grain := rapid.SampledFrom([]int64{1, 8}).Draw(t, "grain") // 8: whole blocks, the short way
+		var put, loaded overlay
+		var all []extent
+		for i := range rapid.Int64Range(0, 60).Draw(t, "extents") {
+			off := rapid.Int64Range(0, 30).Draw(t, "off") * grain
+			n := grain
+			if grain == 1 {
+				n = rapid.Int64Range(1, 12).Draw(t, "n")
+			}
+			e := extent{off: off, end: off + n, pos: 1000 * (i + 1), state: state(rapid.IntRange(0, 2).Draw(t, "state")), checked: true, crc: uint32(i)}
+			put.put(e)
+			all = append(all, e)
+		}
+		loaded.load(all)
+		want, got := put.lookup(nil, 0, 1<<20), loaded.lookup(nil, 0, 1<<20)
+		if !slices.Equal(want, got) {
+			t.Fatalf("load makes %+v, putting %+v", got, want)
+		}
+		if _, a := put.size(); a != loaded.bytes {
+			t.Fatalf("load counts %d bytes, putting %d", loaded.bytes, a)
+		}
+	})
 }
 
 // TestOverlayChecksum: a checksum belongs to a whole record and must go with its first cut.

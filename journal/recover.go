@@ -118,6 +118,7 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 		routes:     routes,
 		onPoison:   opt.OnPoison,
 		maxExtents: int(max(memory/2/extentBytes, walkChunk)),
+		opened:     *super,
 		gate:       newGate(),
 		super:      *super,
 		space:      newBroadcast(),
@@ -135,24 +136,24 @@ func (d *Disk) replay(cut wal.Cut, verifyAll, direct bool) (*wal.ScanResult, err
 		VerifyAll: verifyAll,
 		Direct:    direct,
 	}
+	var found []extent
 	scan, err := wal.Scan(d.ring, opt, func(f *wal.Frame) error {
 		if f.Kind != wal.KindRecords {
 			return nil
 		}
-		d.overlay.mu.Lock()
-		defer d.overlay.mu.Unlock()
 		for i := range f.Records {
 			e, err := extentOf(&f.Records[i], d.size)
 			if err != nil {
 				return fmt.Errorf("frame at %d (seq %d): %w", f.Pos, f.Seq, err)
 			}
-			d.overlay.putLocked(e)
+			found = append(found, e)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("replay the log: %w", err)
 	}
+	d.overlay.load(found)
 	return scan, nil
 }
 

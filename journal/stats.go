@@ -58,22 +58,21 @@ type Recovery struct {
 // Recovery is what Open found.
 func (d *Disk) Recovery() Recovery { return d.recovery }
 
-// Stats is the disk at this moment.
+// Stats is the disk at this moment. It waits for nothing, also not for a backing that hangs.
 func (d *Disk) Stats() Stats {
-	d.checkpointMu.Lock()
+	sb := d.opened
 	s := Stats{
-		Mode:        d.super.Mode,
-		UUID:        d.super.DiskUUID,
+		Mode:        sb.Mode,
+		UUID:        sb.DiskUUID,
 		DiskBytes:   d.size,
-		LogBytes:    d.super.LogBytes,
-		Tail:        d.super.Tail,
-		Head:        d.super.Tail,
-		DurableUpTo: d.super.DurableUpTo,
-		Epoch:       d.super.Epoch,
-		BarrierSeq:  d.super.BarrierSeq,
-		BarrierTime: d.super.BarrierTime,
+		LogBytes:    sb.LogBytes,
+		Tail:        sb.Tail,
+		Head:        sb.Tail,
+		DurableUpTo: sb.DurableUpTo,
+		Epoch:       sb.Epoch,
+		BarrierSeq:  sb.BarrierSeq,
+		BarrierTime: sb.BarrierTime,
 	}
-	d.checkpointMu.Unlock()
 	if d.log != nil {
 		st := d.log.Stats()
 		s.Tail, s.Head, s.DurableUpTo = st.Tail, st.Head, st.DurableUpTo
