@@ -9,13 +9,15 @@
 //     them (request.go).
 //  4. Small writes are done at once, where they lie in the read buffer (batch.go); small
 //     reads of what is in memory go straight into the reply buffer (read.go); all that
-//     could wait for the medium goes to a bounded pool (op.go), and what must be durable
-//     first to the export's group of flushes (flush.go).
+//     could wait for the medium goes to a bounded pool (op.go, workers.go), and what must
+//     be durable first to the export's group of flushes (flush.go).
 //  5. Replies that are ready together leave together (outbox.go, reply.go).
 //  6. A change is applied only while its client is still there (alive.go).
 //  7. The connection ends: what is in flight is finished or dropped, and only then is it
 //     forgotten (conn.go).
 //
-// Memory is bounded by MaxConns times a fixed amount plus MaxBufferBytes (buffers.go).
+// Memory is bounded: MaxConns times about 1 MiB (read buffer 256 KiB, and small replies
+// that wait), most of which a connection touches only when it is busy, plus MaxBufferBytes
+// (buffers.go, flight.go).
 // Nothing here logs; Server.OnEvent tells what an operator may want to know.
 package nbd

@@ -17,7 +17,6 @@ import (
 
 // agreement is what a negotiation has settled so far.
 type agreement struct {
-	fixed      bool // the client knows fixed newstyle
 	noZeroes   bool
 	structured bool
 	// metaExport is the export for which base:allocation was selected, if it was.
@@ -68,7 +67,7 @@ func (c *conn) greet() error {
 	if unknown := flags &^ (clientFixedNewstyle | clientNoZeroes); unknown != 0 {
 		return protocolError(fmt.Sprintf("unknown client flags %#x", unknown))
 	}
-	c.agreed.fixed = flags&clientFixedNewstyle != 0
+	// A client without FIXED_NEWSTYLE sends EXPORT_NAME only, which needs no other care.
 	c.agreed.noZeroes = flags&clientNoZeroes != 0
 	return nil
 }

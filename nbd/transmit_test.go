@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -291,6 +292,9 @@ func TestDeviceErrors(t *testing.T) {
 	bothKinds(t, func(t *testing.T, attach func(testing.TB, string) *client) {
 		for _, tt := range tables {
 			for _, r := range requests {
+				if r.cmd == cmdBlockStatus && strings.HasSuffix(t.Name(), "simple") {
+					continue // there is no such request
+				}
 				t.Run(fmt.Sprintf("%s/command %d flags %d", tt.name, r.cmd, r.flags), func(t *testing.T) {
 					d, log := newMemDisk(testDisk), newEventLog()
 					d.markLocked(0, testDisk, true) // a hole would not be read
@@ -302,9 +306,6 @@ func TestDeviceErrors(t *testing.T) {
 						return nil
 					}
 					c := attach(t, path)
-					if r.cmd == cmdBlockStatus && !c.structured {
-						t.SkipNow() // there is no such request
-					}
 					for range 2 {
 						if got := c.do(r.cmd, r.flags, 0, r.length, r.payload); got.errno != tt.want {
 							t.Errorf("got %v %s, want %v", got.errno, got.text, tt.want)

@@ -25,7 +25,7 @@ type export struct {
 
 // openExports opens and recovers every disk of the command line. After an error none is
 // left open.
-func (a *app) openExports(args []string, options serveOptions, budget memoryBudget) (exports []*export, err error) {
+func (a *app) openExports(ctx context.Context, args []string, options serveOptions, budget memoryBudget) (exports []*export, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.closeExports(exports))
@@ -39,7 +39,7 @@ func (a *app) openExports(args []string, options serveOptions, budget memoryBudg
 				return exports, usagef("two disks are named %q: give one another name with NAME=%s", name, diskPath)
 			}
 		}
-		if err := a.createMissing(diskPath, options); err != nil {
+		if err := a.createMissing(ctx, diskPath, options); err != nil {
 			return exports, err
 		}
 		opened, err := a.openExport(name, diskPath, options, budget)
@@ -62,14 +62,14 @@ func splitExport(arg string) (name, diskPath string) {
 }
 
 // createMissing makes a disk that does not exist, if --size allows it.
-func (a *app) createMissing(diskPath string, options serveOptions) error {
+func (a *app) createMissing(ctx context.Context, diskPath string, options serveOptions) error {
 	if !options.create.size.given {
 		return nil
 	}
 	if _, err := os.Stat(diskPath); !errors.Is(err, fs.ErrNotExist) {
 		return nil // open tells what is wrong, if anything is
 	}
-	made, err := a.create(context.Background(), diskPath, options.create)
+	made, err := a.create(ctx, diskPath, options.create)
 	if err != nil {
 		return err
 	}

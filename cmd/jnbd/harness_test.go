@@ -179,7 +179,9 @@ func runJnbd(t *testing.T, code int, args ...string) string {
 // tool runs another program, which must succeed, and returns what it printed.
 func tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = t.TempDir() // fio leaves a file where it stands
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}

@@ -264,13 +264,19 @@ func (r *killRegionModel) compare(c *client) error {
 		}
 	}
 	clear(r.pending)
-	for i := range got {
-		if got[i] != r.want[i] {
-			torn = append(torn, fmt.Errorf("byte %d is %#x, but %#x was replied", r.start+uint64(i), got[i], r.want[i]))
-			break
-		}
+	if !bytes.Equal(got, r.want) {
+		torn = append(torn, firstDifference(r.start, got, r.want))
 	}
 	return errors.Join(torn...)
+}
+
+func firstDifference(start uint64, got, want []byte) error {
+	for i := range got {
+		if got[i] != want[i] {
+			return fmt.Errorf("byte %d is %#x, but %#x was replied", start+uint64(i), got[i], want[i])
+		}
+	}
+	return nil
 }
 
 // TestCreateKilled: a create that is killed leaves no disk that looks whole.

@@ -108,7 +108,7 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 	budget := splitMemory(options.memory.bytes, len(args))
 	debug.SetMemoryLimit(options.memory.bytes + memoryHeadroom)
 
-	exports, err := a.openExports(args, options, budget)
+	exports, err := a.openExports(ctx, args, options, budget)
 	if err != nil {
 		return err
 	}
