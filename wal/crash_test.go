@@ -22,7 +22,6 @@ type crashRun struct {
 	entered  uint64 // requests below it were handed to Append
 	flushed  uint64 // requests below it were flushed
 	ends     map[uint64]int64
-	failed   error
 }
 
 // run does steps steps from seed on, on a device that may crash under it.
@@ -152,7 +151,7 @@ func TestCrashEverywhere(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			for k := 1; ; k++ {
+			for k := 1; ; k += 1 + thin {
 				if k > 5000 {
 					t.Fatal("it never gets through")
 				}
@@ -193,7 +192,7 @@ func crashAt(t *testing.T, seed uint64, opt Options, k int) bool {
 		if image == 5 {
 			cut, atLeast = CutBarrier, run.flushed
 		}
-		if err := recoverImage(t, run, after, cut, atLeast, k%16 == 0, seed); err != nil {
+		if err := recoverImage(t, run, after, cut, atLeast, k%16 < 1+thin && image < 3, seed); err != nil {
 			t.Fatalf("seed %d, crash at operation %d (%s), image %d: %v", seed, k, g.OpInfo(k), image, err)
 		}
 	}
@@ -264,7 +263,7 @@ func recoverImage(t *testing.T, run *crashRun, g *crashdisk.Group, cut Cut, atLe
 // (the pages of a failed flush look clean).
 func TestFailEverywhere(t *testing.T) {
 	for _, fault := range []crashdisk.FlushFault{crashdisk.KeepPages, crashdisk.EvictPages} {
-		for k := 1; ; k++ {
+		for k := 1; ; k += 1 + thin {
 			run, g, dev := startRun(MinLogBytes, Options{SoftFlushBytes: 1 << 40})
 			g.SetFlushFault(fault)
 			g.FailAt(k, syscall.EIO)

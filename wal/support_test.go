@@ -3,7 +3,6 @@ package wal
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
@@ -118,7 +117,6 @@ type reader struct {
 	inReq bool
 	want  uint64 // B of the next record of the open request
 	seq   uint64
-	loose bool // the first request may be the rest of one
 	full  bool // read payloads
 }
 
@@ -146,9 +144,6 @@ func (r *reader) visit(f *Frame) error {
 			return fmt.Errorf("request %d: record %d from its end, want %d", n, rec.B, r.want)
 		case rec.More != (rec.B > 0) || rec.Kind != 1 || rec.Aux != uint32(n)^0x5a5a:
 			return fmt.Errorf("request %d: record %+v", n, rec)
-		}
-		if rec.More != (rec.B > 0) {
-			return errors.New("more")
 		}
 		if r.full {
 			p := make([]byte, rec.PayloadLen)
