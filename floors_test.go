@@ -42,10 +42,11 @@ var rooms = map[string]room{
 	"explore": {floor: 3, knows: []string{"all"}},
 	"cluster": {floor: 3, knows: []string{"all"}},
 
-	"cmd":     {floor: 4, knows: []string{"all"}},
-	"vmtest":  {floor: 4, knows: []string{"all"}},
-	"scripts": {floor: 4, knows: []string{"all"}},
-	"":        {floor: 4}, // the root of the tree: these tests, no code
+	"cmd":      {floor: 4, knows: []string{"all"}},
+	"vmtest":   {floor: 4, knows: []string{"all"}},
+	"powercut": {floor: 4, knows: []string{"all"}},
+	"scripts":  {floor: 4, knows: []string{"all"}},
+	"":         {floor: 4}, // the root of the tree: these tests, no code
 }
 
 // listed is what `go list -json` says of a package, as far as it matters here. Imports are

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"jnbd/disk"
+	"jnbd/ordered"
 	"jnbd/wal"
 )
 
@@ -26,12 +28,13 @@ import (
 
 // pending is one call's changes on their way. It is reused; done carries one token a use.
 type pending struct {
-	recs  []wal.Record
-	pos   []int64
-	bytes int64 // payload
-	admit func() bool
-	err   error
-	done  chan verdict
+	recs        []wal.Record
+	bytes       int64                // payload that goes into the log
+	clientBytes int64                // of a direct write, all that the client sent
+	direct      *ordered.Reservation // of a direct write
+	admit       func() bool
+	err         error
+	done        chan verdict
 }
 
 type verdict uint8
@@ -41,7 +44,13 @@ const (
 	leadNow          // you are the first in the queue, and there is no leader
 )
 
-var pendings = sync.Pool{New: func() any { return &pending{done: make(chan verdict, 1)} }}
+// newPending takes one from the disk's pool; release gives it back.
+func (d *Disk) newPending() *pending {
+	if p, ok := d.pendings.Get().(*pending); ok {
+		return p
+	}
+	return &pending{done: make(chan verdict, 1)}
+}
 
 // appendQueue holds what waits for a leader.
 type appendQueue struct {
@@ -67,8 +76,8 @@ func (d *Disk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) err
 	if err := d.writable(); err != nil {
 		return err
 	}
-	p := pendings.Get().(*pending)
-	defer p.release()
+	p := d.newPending()
+	defer d.release(p)
 	for i, b := range data {
 		n := int64(len(b))
 		if err := d.inRange("write", offsets[i], n); err != nil {
@@ -77,20 +86,34 @@ func (d *Disk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) err
 		if n == 0 {
 			continue
 		}
-		if n > d.maxRequest {
+		need := n + (n/int64(d.maxPayload)+1)*wal.RecordOverhead
+		if need > d.maxRequest {
 			return fmt.Errorf("write %d bytes at %d: at most %d fit into a log of this size at once: %w", n, offsets[i], d.maxRequest, ErrTooBig)
 		}
-		if p.bytes+n > d.maxRequest {
+		if p.logBytes()+need > d.maxRequest {
 			if err := d.submit(p, admit); err != nil {
 				return err
 			}
 			p.reset()
 		}
-		switch d.routes.write(offsets[i], n) {
-		case viaLog:
-			p.recs = appendData(p.recs, b, offsets[i], d.maxPayload)
-			p.bytes += n
+		if d.routes.write(n) == writeOnce {
+			// What came before keeps its place before it.
+			if len(p.recs) > 0 {
+				if err := d.submit(p, admit); err != nil {
+					return err
+				}
+				p.reset()
+			}
+			handled, err := d.writeDirect(b, offsets[i], admit)
+			if handled && err != nil {
+				return err
+			}
+			if handled {
+				continue
+			}
 		}
+		p.recs = appendData(p.recs, b, offsets[i], d.maxPayload)
+		p.bytes += n
 	}
 	if len(p.recs) == 0 {
 		return nil
@@ -104,8 +127,26 @@ func (d *Disk) Zero(off, n int64, punch bool, admit func() bool) error {
 	aux := uint32(keepSpace)
 	if punch {
 		aux = 0
+	} else if err := d.provision(off, n); err != nil {
+		return err
 	}
 	return d.change("zero", wal.Record{Kind: KindZero, Aux: aux, A: uint64(off), B: uint64(n)}, admit)
+}
+
+// provision makes sure that the homes of [off, off+n) have space, before anything is promised.
+// A host that is full refuses this one request; the disk goes on.
+func (d *Disk) provision(off, n int64) error {
+	if err := d.inRange("zero", off, n); err != nil {
+		return err
+	}
+	if err := d.writable(); err != nil {
+		return err
+	}
+	err := disk.Allocate(d.home, off, n)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("keep space for [%d, +%d): %w", off, n, err)
+	}
+	return nil
 }
 
 // Trim declares [off, off+n) unneeded: it reads as zeros from then on, and the host has the
@@ -121,8 +162,8 @@ func (d *Disk) change(what string, r wal.Record, admit func() bool) error {
 	if r.B == 0 {
 		return nil
 	}
-	p := pendings.Get().(*pending)
-	defer p.release()
+	p := d.newPending()
+	defer d.release(p)
 	p.recs = append(p.recs, r)
 	return d.submit(p, admit)
 }
@@ -201,6 +242,7 @@ func (d *Disk) run(batch []*pending) {
 		if !errors.Is(err, wal.ErrFull) {
 			return
 		}
+		d.starving.Store(true)
 		d.kickCheckpoint()
 		select {
 		case <-freed:
@@ -220,16 +262,20 @@ func (d *Disk) place(batch []*pending) error {
 		fail(batch, err)
 		return nil
 	}
-	recs := d.recs[:0]
-	var bytes int64
 	for _, p := range batch {
 		p.err = nil
 		if p.admit != nil && !p.admit() {
 			p.err = ErrDropped
-			continue
 		}
-		recs = append(recs, p.recs...)
-		bytes += p.bytes
+	}
+	sealDirect(batch)
+	recs := d.recs[:0]
+	var bytes int64
+	for _, p := range batch {
+		if p.err == nil {
+			recs = append(recs, p.recs...)
+			bytes += max(p.bytes, p.clientBytes)
+		}
 	}
 	d.recs = recs
 	defer clear(recs) // the payloads are the callers' again
@@ -237,37 +283,66 @@ func (d *Disk) place(batch []*pending) error {
 		return nil
 	}
 	if extents, _ := d.overlay.size(); extents > 0 && extents+2*len(recs) > d.maxExtents {
+		unsealDirect(batch)
 		return wal.ErrFull // of memory: the checkpointer makes room, too
 	}
 	d.pos = grow(d.pos, len(recs))
 	if err := d.log.Append(recs, d.pos); err != nil {
-		if errors.Is(err, wal.ErrFull) {
+		switch {
+		case errors.Is(err, wal.ErrFull):
+			unsealDirect(batch)
 			return err
+		case errors.Is(err, wal.ErrTooBig):
+			fail(batch, fmt.Errorf("%w: %w", ErrTooBig, err)) // nothing was done
+			return nil
 		}
 		fail(batch, d.poisonWith(fmt.Errorf("append to the log: %w", err)))
 		return nil
 	}
-	d.overlay.mu.Lock()
-	for i := range recs {
-		d.overlay.putLocked(appended(&recs[i], d.pos[i]))
-	}
-	d.overlay.mu.Unlock()
+	d.enter(batch)
 	d.lastChange.Store(time.Now().UnixNano())
 	d.counters.clientBytes.Add(uint64(bytes))
 	return nil
 }
 
-// appended is what a record that was just written at pos means for the overlay.
+// enter is step 5: what was appended becomes what is read. d.pos has its positions.
+func (d *Disk) enter(batch []*pending) {
+	d.overlay.mu.Lock()
+	defer d.overlay.mu.Unlock()
+	at := 0
+	for _, p := range batch {
+		if p.err != nil {
+			continue
+		}
+		for i := range p.recs {
+			e := appended(&p.recs[i], d.pos[at])
+			if p.direct != nil && e.state >= mappedSpare {
+				d.overlay.clearLocked(e.off, e.end) // its reservation does the rest
+				d.once.fresh.put(e)
+			} else {
+				d.applyLocked(&e)
+			}
+			at++
+		}
+		if p.direct != nil {
+			p.direct.Apply(zeroPos(d.pos[at-1]))
+		}
+	}
+}
+
+// appended is what a record that was just written at pos means.
 func appended(r *wal.Record, pos int64) extent {
-	e := extent{off: int64(r.A), pos: zeroPos(pos), state: zeroed}
+	e := extent{off: int64(r.A), end: int64(r.A + r.B), pos: zeroPos(pos), state: zeroed}
 	switch {
 	case r.Kind == KindData:
 		e.pos, e.state, e.end = pos, logged, e.off+int64(len(r.Payload))
-		return e
 	case r.Kind == KindZero && r.Aux == keepSpace:
 		e.state = zeroKept
+	case r.Kind == KindMap:
+		e.state, e.end = mappedHome, e.off+int64(r.B&(1<<mapBlockBits-1))*blockBytes
+	case r.Kind == KindHome:
+		e.state = broughtHome
 	}
-	e.end = e.off + int64(r.B)
 	return e
 }
 
@@ -281,13 +356,13 @@ func fail(batch []*pending, err error) {
 
 func (p *pending) reset() {
 	clear(p.recs)
-	p.recs, p.bytes = p.recs[:0], 0
+	p.recs, p.bytes, p.clientBytes = p.recs[:0], 0, 0
 }
 
-func (p *pending) release() {
+func (d *Disk) release(p *pending) {
 	p.reset()
-	p.admit, p.err = nil, nil
-	pendings.Put(p)
+	p.admit, p.err, p.direct = nil, nil, nil
+	d.pendings.Put(p)
 }
 
 func grow(s []int64, n int) []int64 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"jnbd/disk"
+	"jnbd/ordered"
 	"jnbd/wal"
 )
 
@@ -21,6 +22,10 @@ import (
 //     found them in the log.
 //  5. Store the new tail in the superblock, durably.
 //  6. Free the log space (I6: homes, superblock, reuse, in this order).
+//
+// With a write-once side, step 2 takes each home from direct writes first (Steal), step 4
+// makes those homes the bases of their blocks, and step 5 stores the bases before the
+// superblock that names them. Places that durable changes gave up become usable again.
 //
 // Only durable records go home (step 1), so a crash at any point leaves homes that replay
 // of [old tail, …) makes right again, and a cut at a barrier never cuts off what is home.
@@ -43,7 +48,11 @@ func (d *Disk) checkpointLoop() {
 		case <-tick.C:
 			idle = time.Since(time.Unix(0, d.lastChange.Load())) >= idleAfter
 		}
-		for running := d.fill() >= checkpointFrom; idle || running; running = d.fill() > checkpointTo {
+		if d.once != nil && d.sweep(idle) != nil {
+			return // poisoned
+		}
+		must := d.starving.Swap(false) || idle
+		for running := d.fill() >= checkpointFrom; must || running; running = d.fill() > checkpointTo {
 			moved, err := d.checkpointBatch(d.batchBytes)
 			if err != nil {
 				return // poisoned: told to every caller, nothing left to do here
@@ -51,6 +60,7 @@ func (d *Disk) checkpointLoop() {
 			if !moved || d.closing.Load() {
 				break
 			}
+			must = idle
 		}
 	}
 }
@@ -66,7 +76,7 @@ func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64))
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("checkpoint: %d bytes of log left: %w", goal-d.log.Stats().Tail, err)
 		}
-		moved, err := d.checkpointBatch(d.batchBytes)
+		moved, err := d.checkpointBatch(d.stepBytes())
 		if err != nil {
 			return err
 		}
@@ -78,6 +88,15 @@ func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64))
 			return nil
 		}
 	}
+}
+
+// stepBytes is the size of a batch: small once the disk is closing, so that a limit of time is
+// kept whatever the backing's speed.
+func (d *Disk) stepBytes() int64 {
+	if d.closing.Load() {
+		return d.opened.SegmentBytes
+	}
+	return d.batchBytes
 }
 
 // checkpointBatch moves the tail by about most bytes; moved is false when all is home. An
@@ -99,6 +118,9 @@ func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
 	}
 	if err := d.moveTail(tail); err != nil {
 		return false, d.poisonWith(fmt.Errorf("checkpoint to log position %d: %w", tail, err))
+	}
+	if err := d.tidy(); err != nil {
+		return false, d.poisonWith(fmt.Errorf("checkpoint: %w", err))
 	}
 	d.pace.drained(tail-old, time.Since(began))
 	d.counters.checkpoints.Add(1)
@@ -130,14 +152,24 @@ func (d *Disk) known() int64 {
 
 // moveTail is steps 2 to 6.
 func (d *Disk) moveTail(tail int64) error {
-	if err := d.bringHome(tail); err != nil {
+	if err := d.recordDurable(tail); err != nil {
+		return err
+	}
+	stolen, err := d.bringHome(tail)
+	if err != nil {
 		return err
 	}
 	if err := d.home.Flush(); err != nil {
 		return fmt.Errorf("flush the backing: %w", err)
 	}
-	d.overlay.forget(tail)
+	d.overlay.forget(tail, d.homeIsBase())
+	for _, r := range stolen {
+		d.once.state.Unbusy(r.Start, r.N)
+	}
 	d.gate.wait()
+	if d.poison.Load() != nil {
+		return d.poisoned() // something failed meanwhile: nothing durable advances (I9)
+	}
 	start, err := d.log.StartAt(tail)
 	if err != nil {
 		return err
@@ -156,6 +188,9 @@ func (d *Disk) saveTail(start wal.Start) error {
 		return err
 	}
 	sb := &d.super
+	if err := d.saveBases(); err != nil {
+		return err
+	}
 	sb.Tail, sb.TailSeq, sb.TailEpoch = start.Tail, start.TailSeq, start.Epoch
 	st := d.log.Stats()
 	sb.DurableUpTo, sb.Epoch = start.DurableUpTo, st.Epoch
@@ -164,32 +199,90 @@ func (d *Disk) saveTail(start wal.Start) error {
 	if err := d.store.SaveBoth(sb); err != nil {
 		return fmt.Errorf("superblock: %w", err)
 	}
+	d.superDurable.Store(sb.DurableUpTo)
+	if d.once != nil {
+		d.once.generation = sb.StateGeneration
+		d.once.state.Committed(sb.StateGeneration)
+	}
 	return nil
 }
 
-// bringHome is step 2.
-func (d *Disk) bringHome(tail int64) error {
+// recordDurable sees to it that a recovery will know, without looking at homes, that
+// everything before tail is durable: what MAP records before it speak of is about to change.
+func (d *Disk) recordDurable(tail int64) error {
+	if d.once == nil || d.recordedUpTo() >= tail {
+		return nil
+	}
+	d.super.DurableUpTo = d.log.Stats().DurableUpTo
+	if err := d.store.Save(&d.super); err != nil {
+		return fmt.Errorf("superblock: %w", err)
+	}
+	d.superDurable.Store(d.super.DurableUpTo)
+	return nil
+}
+
+// homeIsBase tells the write-once side, under the overlay's lock, of extents that are home
+// now. The slots that their blocks had are needed until the superblock no longer names
+// them: no record before the head gives them free, and none after it is there when the
+// checkpoint ends.
+func (d *Disk) homeIsBase() func(off, end int64) {
+	if d.once == nil {
+		return nil
+	}
+	head := d.log.Stats().Head
+	return func(off, end int64) {
+		d.once.state.MapHome(off/blockBytes, blocksOf(end)-off/blockBytes, head)
+	}
+}
+
+// saveBases stores the write-once state under a new generation. What it tells includes
+// changes that are in the log beyond the tail, so these must be durable first.
+func (d *Disk) saveBases() error {
+	if d.once == nil {
+		return nil
+	}
+	generation := d.once.generation + 1
+	if err := d.once.state.Save(d.once.store, generation); err != nil {
+		return err
+	}
+	if _, err := d.log.Flush(); err != nil {
+		return fmt.Errorf("flush the log: %w", err)
+	}
+	if err := d.once.store.Flush(); err != nil {
+		return fmt.Errorf("flush the write-once state: %w", err)
+	}
+	d.super.StateGeneration = generation
+	return nil
+}
+
+// bringHome is step 2. It returns the homes that it took from direct writes.
+func (d *Disk) bringHome(tail int64) (stolen []ordered.Run, err error) {
 	if d.homeBuf == nil {
 		d.homeBuf = make([]byte, 0, max(min(homeRun, d.batchBytes), int64(d.maxPayload)))
 	}
-	run := homeWriter{d: d, buf: d.homeBuf[:0]}
+	run := homeWriter{d: d, tail: tail, buf: d.homeBuf[:0], composed: -1}
 	extents := make([]extent, 0, walkChunk)
 	for from := int64(0); from >= 0; {
 		extents, from = d.overlay.below(extents[:0], from, tail)
 		for i := range extents {
-			if err := run.add(&extents[i]); err != nil {
-				return err
+			if err := run.bring(&extents[i]); err != nil {
+				return run.stolen, err
 			}
 		}
 	}
-	return run.flush()
+	return run.stolen, run.flush()
 }
 
 // homeWriter gathers neighbours into one write.
 type homeWriter struct {
-	d   *Disk
-	off int64  // where buf goes
-	buf []byte // capacity homeRun
+	d    *Disk
+	tail int64
+	off  int64  // where buf goes
+	buf  []byte // capacity homeRun
+
+	stolen   []ordered.Run // homes taken from direct writes, in order
+	bases    []extent
+	composed int64 // the last block that was put together; -1 none
 }
 
 func (w *homeWriter) add(e *extent) error {
@@ -211,14 +304,25 @@ func (w *homeWriter) add(e *extent) error {
 	}
 	at := len(w.buf)
 	w.buf = w.buf[:at+n]
-	p := w.buf[at:]
-	if _, err := w.d.ring.ReadAt(p, e.pos%w.d.ring.Size()); err != nil {
-		return fmt.Errorf("read the log at %d: %w", e.pos, err)
+	return w.d.readLogged(w.buf[at:], e)
+}
+
+// readLogged fills p with the bytes of e, which is as long.
+func (d *Disk) readLogged(p []byte, e *extent) error {
+	if _, err := d.payloads.ReadAt(p, e.pos); err != nil {
+		return err
 	}
-	if e.checked {
-		if got := crc32.Checksum(p, castagnoli); got != e.crc {
-			return fmt.Errorf("log at %d: checksum %08x, want %08x: %w", e.pos, got, e.crc, wal.ErrCorrupt)
-		}
+	return checkPayload(p, e)
+}
+
+// checkPayload holds bytes that were read from the log against their checksum, if e is a whole
+// record of which it is known.
+func checkPayload(p []byte, e *extent) error {
+	if !e.checked {
+		return nil
+	}
+	if got := crc32.Checksum(p, castagnoli); got != e.crc {
+		return fmt.Errorf("log at %d: checksum %08x, want %08x: %w", e.pos, got, e.crc, wal.ErrCorrupt)
 	}
 	return nil
 }

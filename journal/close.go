@@ -46,6 +46,11 @@ func (d *Disk) end(ctx context.Context, state jsuper.State, progress func(done, 
 	if err := d.Checkpoint(ctx, progress); err != nil {
 		return err
 	}
+	if state == jsuper.Closed && d.once != nil {
+		if err := d.bringAllHome(ctx, progress); err != nil {
+			return err
+		}
+	}
 	return d.seal(state)
 }
 

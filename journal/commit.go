@@ -25,11 +25,17 @@ func (d *Disk) Sync() error {
 		_, err := d.log.Flush()
 		switch {
 		case err == nil:
+			if d.once != nil && d.once.state.Quarantined(d.recordedUpTo()) {
+				d.kickCheckpoint() // it makes these places usable again
+			}
 			return nil
+		case errors.Is(err, wal.ErrClosed):
+			return ErrClosed
 		case !errors.Is(err, wal.ErrFull):
 			return d.poisonWith(fmt.Errorf("flush the log: %w", err))
 		}
 		// No room for the barrier's own frame: as with a write, wait.
+		d.starving.Store(true)
 		d.kickCheckpoint()
 		select {
 		case <-freed:

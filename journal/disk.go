@@ -4,10 +4,14 @@
 // Where to read:
 //
 //	append.go      a change, from the call to its place in the order
+//	direct.go      a write that goes out once
+//	once.go        the write-once side, and how it and the log hold together
 //	route.go       which way a write goes: the one place where modes differ
 //	read.go        a read: overlay, log, backing
 //	commit.go      barriers: what FLUSH and FUA wait for
 //	checkpoint.go  logged blocks go home, the tail moves
+//	compose.go     how a logged part of a block gets into an empty home
+//	homing.go      displaced blocks go home
 //	pace.go        how a log that fills slows writers down
 //	recover.go     from a superblock and a log to a disk that serves
 //	close.go       the ways to end
@@ -39,7 +43,9 @@ type Disk struct {
 	// What it stands on; fixed after Open.
 	home       disk.Device // [0, size) of the backing
 	backing    disk.Device // all of it, as it was given; asked for its times
-	ring       disk.Device // the log's range, for reads by position
+	ring       disk.Device // the log's range
+	payloads   *wal.Reader // of the log, by position
+	once       *once       // nil without a write-once side
 	log        *wal.Log    // nil if read-only
 	store      *jsuper.Store
 	size       int64
@@ -56,6 +62,7 @@ type Disk struct {
 
 	// The order.
 	queue    appendQueue
+	pendings sync.Pool  // of *pending
 	appendMu sync.Mutex // who holds it sees log and overlay agree
 	// The leader's, guarded by being the leader.
 	batch []*pending
@@ -72,6 +79,12 @@ type Disk struct {
 	homeBuf      []byte            // guarded by checkpointMu; nil until the first batch
 	space        *broadcast        // log space was freed, or waiting for it is in vain
 	kick         chan struct{}     // capacity 1
+	starving     atomic.Bool       // somebody waits for space, however full the log is
+
+	// Recovery's, of no use afterwards.
+	touched  overlay  // ranges whose bases the log's records changed
+	accepted bool     // the backing was taken as it is
+	unproven []extent // written once, found by checksum, not known to be durable
 
 	// The end.
 	poison     atomic.Pointer[error] // P9; set once
@@ -79,8 +92,9 @@ type Disk struct {
 	stopped    chan struct{} // closed when closing begins
 	background sync.WaitGroup
 
-	lastChange atomic.Int64 // ns since 1970
-	counters   counters
+	lastChange   atomic.Int64 // ns since 1970
+	superDurable atomic.Int64 // the durable mark in the superblock
+	counters     counters
 }
 
 // Size is the disk's length in bytes. The error is always nil; it is there for the backend

@@ -231,51 +231,63 @@ func TestGhostBehindAStalledLeader(t *testing.T) {
 }
 
 // TestConcurrentOverlap is trap 9: whoever wins while clients overwrite each other, log and
-// memory agree on it: after a restart the disk reads the same.
+// memory agree on it: after a restart the disk reads the same. Requests are of all sizes, so
+// that many share a frame, and zeros and writes of a byte meet in one.
 func TestConcurrentOverlap(t *testing.T) {
-	d, g := opened(t, tiny, Options{})
-	var wg sync.WaitGroup
-	for c := range uint64(6) {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(c, 5))
-			for i := range uint64(150) {
-				n := rng.IntN(8<<10) + 1
-				off := rng.Int64N(32 << 10)
-				switch rng.IntN(8) {
-				case 0:
-					if err := d.Trim(off, int64(n), nil); err != nil {
-						t.Error(err)
-					}
-				case 1:
-					if err := d.Sync(); err != nil {
-						t.Error(err)
-					}
-				default:
-					if _, err := d.WriteAt(pattern(c<<32|i, n), off); err != nil {
-						t.Error(err)
-					}
-				}
-				if _, err := d.ReadAt(make([]byte, n), off); err != nil {
-					t.Error(err)
-				}
+	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered, jsuper.Auto} {
+		t.Run(mode.String(), func(t *testing.T) {
+			l := layout{disk: 1 << 20, journal: logStart + 1<<20, mode: mode, spare: 128 << 10}
+			d, g := opened(t, l, Options{})
+			var wg sync.WaitGroup
+			for c := range uint64(6) {
+				wg.Go(func() { overlap(t, d, c) })
 			}
+			wg.Wait()
+			before, err := content(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := g.KillImage()
+			again, p, err := recovered(l, after, wal.CutPrefix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i := firstDifference(p, before); i >= 0 {
+				t.Errorf("byte %d reads differently after a restart", i)
+			}
+			closed(t, again, l, after)
+			closed(t, d, l, g)
 		})
 	}
-	wg.Wait()
-	before, err := content(d)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// overlap is one client of TestConcurrentOverlap.
+func overlap(t *testing.T, d *Disk, c uint64) {
+	rng := rand.New(rand.NewPCG(c, 5))
+	for i := range uint64(200) {
+		n := 1 + rng.Int64N(3)
+		if rng.IntN(2) == 0 {
+			n = 1 + rng.Int64N(100<<10)
+		}
+		off := rng.Int64N(160 << 10)
+		var err error
+		switch rng.IntN(8) {
+		case 0:
+			err = d.Trim(off, n, nil)
+		case 1:
+			err = d.Zero(off, n, rng.IntN(2) == 0, nil)
+		case 2:
+			err = d.Sync()
+		default:
+			_, err = d.WriteAt(pattern(c<<32|i, int(n)), off)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		if _, err := d.ReadAt(make([]byte, n), off); err != nil {
+			t.Error(err)
+		}
 	}
-	after := g.KillImage()
-	again, p, err := recovered(tiny, after, wal.CutPrefix)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if i := firstDifference(p, before); i >= 0 {
-		t.Errorf("byte %d reads differently after a restart", i)
-	}
-	closed(t, again, tiny, after)
-	closed(t, d, tiny, g)
 }
 
 // TestGroupCommit: flushes that wait together cost one flush of the device, whatever their
@@ -324,6 +336,114 @@ func TestGroupCommit(t *testing.T) {
 		}
 		closed(t, d, l, g)
 	})
+}
+
+// TestOrderInsideAFrame: a write and a zero that go into one frame keep their order through a
+// restart, however small they are.
+func TestOrderInsideAFrame(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	hang := stall(g)
+	var wg sync.WaitGroup
+	wg.Go(func() { write(t, d, []byte{1}, 900_000) }) // hangs in the device
+	<-hang.reached
+	queued := func(n int, f func() error) {
+		wg.Go(func() {
+			if err := f(); err != nil {
+				t.Error(err)
+			}
+		})
+		for waiting := 0; waiting < n; {
+			d.queue.mu.Lock()
+			waiting = len(d.queue.waiting)
+			d.queue.mu.Unlock()
+		}
+	}
+	// All of these become one append: 1 byte, then zeros over it, in several shapes.
+	for i := range int64(16) {
+		at := i * 5000
+		queued(int(4*i)+1, func() error { return d.WriteBatch([][]byte{{0xaa}}, []int64{at + 10}, nil) })
+		queued(int(4*i)+2, func() error { return d.Zero(at, 4096, true, nil) })
+		queued(int(4*i)+3, func() error { return d.WriteBatch([][]byte{{0xbb}}, []int64{at + 4200}, nil) })
+		queued(int(4*i)+4, func() error { return d.Trim(at+4200, 1, nil) })
+	}
+	close(hang.release)
+	wg.Wait()
+	before, err := content(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before[10] != 0 || before[4200] != 0 {
+		t.Fatal("the later zero did not win")
+	}
+	after := g.KillImage()
+	again, p, err := recovered(tiny, after, wal.CutPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := firstDifference(p, before); i >= 0 {
+		t.Errorf("byte %d is %#x after a restart, %#x before", i, p[i], before[i])
+	}
+	closed(t, again, tiny, after)
+	closed(t, d, tiny, g)
+}
+
+// stalled is a device operation that hangs.
+type stalled struct {
+	reached chan struct{} // closed when it hangs
+	release chan struct{} // the test closes it to let it go on
+}
+
+// stall makes the next operation on g hang.
+func stall(g *crashdisk.Group) stalled {
+	s := stalled{make(chan struct{}), make(chan struct{})}
+	var first atomic.Bool
+	g.OnOp(func(int, string) {
+		if first.CompareAndSwap(false, true) {
+			close(s.reached)
+			<-s.release
+		}
+	})
+	return s
+}
+
+// TestBigRequestInHalfFullLog: space that is short for one request must be made at once, also
+// when the log is not full enough to be checkpointed for its own sake.
+func TestBigRequestInHalfFullLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, tiny, Options{})
+		p := pattern(1, 100<<10)
+		write(t, d, p, 0)
+		began := time.Now()
+		for i := range int64(6) {
+			write(t, d, p, i*(150<<10)/2)
+		}
+		if took := time.Since(began); took > maxHold*4 {
+			t.Errorf("waited %v for space that a checkpoint had to make", took)
+		}
+		closed(t, d, tiny, g)
+	})
+}
+
+// TestAcceptIsRemembered: a backing that was accepted once is not refused after the next crash.
+func TestAcceptIsRemembered(t *testing.T) {
+	d, g := opened(t, tiny, Options{})
+	write(t, d, pattern(1, 4096), 500_000)
+	abandonQuietly(d)
+	g = g.KillImage()
+	parts := scribble(0)(t, g)
+	if _, err := Open(parts, Options{}); !errors.Is(err, ErrBackingChanged) {
+		t.Fatalf("open answers %v", err)
+	}
+	d, err := Open(parts, Options{AcceptBacking: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g = g.KillImage()
+	abandonQuietly(d)
+	if d, err = Open(tiny.parts(g), Options{}); err != nil {
+		t.Fatalf("after it was accepted: %v", err)
+	}
+	closed(t, d, tiny, g)
 }
 
 // TestTimerBarrier: with --commit-interval nothing stays undurable longer than that.
@@ -521,17 +641,6 @@ func swapLog(t *testing.T, g *crashdisk.Group) Parts {
 		t.Fatal(err)
 	}
 	return tiny.parts(g)
-}
-
-// TestModesThatDoNotExistYet are refused, at format and at open.
-func TestModesThatDoNotExistYet(t *testing.T) {
-	for _, m := range []jsuper.Mode{jsuper.Ordered, jsuper.Auto} {
-		g := crashdisk.NewGroup(1)
-		_, err := Format(tiny.parts(g), FormatOptions{DiskBytes: tiny.disk, JournalBytes: tiny.journal, Mode: m})
-		if !errors.Is(err, ErrModeUnsupported) || g.Ops() != 0 {
-			t.Errorf("format in mode %s: %v, %d operations", m, err, g.Ops())
-		}
-	}
 }
 
 // TestRequestLargerThanTheLog is refused whole, and a batch of many that fit is not.

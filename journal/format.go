@@ -6,19 +6,49 @@ import (
 
 	"jnbd/disk"
 	"jnbd/jsuper"
+	"jnbd/ordered"
 	"jnbd/wal"
 )
 
 // logStart is where the log begins on a journal of its own, behind the superblock.
 const logStart = 64 << 10
 
+// spareBytes is the room for spare slots that opt asks for.
+func (opt *FormatOptions) spareBytes() int64 {
+	spare := opt.SpareBytes
+	switch {
+	case opt.Mode == jsuper.Data:
+		return 0
+	case spare == 0 && opt.Mode == jsuper.Ordered:
+		spare = opt.DiskBytes
+	case spare == 0:
+		spare = opt.DiskBytes / 4
+	}
+	return alignUp(max(spare, blockBytes), blockBytes)
+}
+
+// JournalSize is how long a journal with those options is: superblock, log, the stored state
+// of the write-once side, and the spare area, which is sparse at first.
+func JournalSize(opt FormatOptions) int64 {
+	size := alignUp(opt.JournalBytes, blockBytes)
+	if opt.Mode != jsuper.Data {
+		spare := opt.spareBytes()
+		size += ordered.StateBytes(ordered.Layout{Blocks: blocksOf(opt.DiskBytes), Slots: spare / blockBytes}) + spare
+	}
+	return size
+}
+
 // Format makes a journal for a backing: a log written full of zeros, so that no later write
-// has to allocate, then the superblock. Homes are not touched: what the backing holds is
-// what the disk holds. With jsuper.Internal the journal takes the last JournalBytes of the
-// backing. Everything is durable on return; after an error there is no journal.
+// has to allocate, the bases of a disk that is wholly at home, then the superblock. Homes
+// are not touched: what the backing holds is what the disk holds. With jsuper.Internal the
+// journal takes the end of the backing, JournalSize of it. Everything is durable on return;
+// after an error there is no journal.
 func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if _, err := newRoutes(opt.Mode); err != nil {
 		return nil, err
+	}
+	if opt.DiskBytes < 1 || opt.DiskBytes > p.Backing.Size() {
+		return nil, fmt.Errorf("format: disk of %d bytes on a backing of %d", opt.DiskBytes, p.Backing.Size())
 	}
 	sb := &jsuper.Superblock{
 		DiskUUID:  jsuper.NewUUID(),
@@ -30,29 +60,12 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 		UpdatedAt: time.Now(),
 		DiskBytes: opt.DiskBytes,
 	}
-	var room int64
-	switch p.Placement {
-	case jsuper.Beside:
-		sb.LogOffset = logStart
-		room = min(opt.JournalBytes, p.Journal.Size()) - logStart
-	case jsuper.Internal:
-		end := p.Journal.Size() - jsuper.ReservedBytes
-		sb.LogOffset = alignUp(max(opt.DiskBytes, p.Journal.Size()-opt.JournalBytes), 4096)
-		room = end - sb.LogOffset
-	default:
-		return nil, fmt.Errorf("format: placement %d unknown", p.Placement)
-	}
-	if opt.DiskBytes < 1 || opt.DiskBytes > p.Backing.Size() {
-		return nil, fmt.Errorf("format: disk of %d bytes on a backing of %d", opt.DiskBytes, p.Backing.Size())
-	}
-	if room < wal.MinLogBytes {
-		return nil, fmt.Errorf("format: %d bytes are left for the log, want at least %d", max(room, 0), int64(wal.MinLogBytes))
+	if err := layOut(sb, p, opt); err != nil {
+		return nil, fmt.Errorf("format: %w", err)
 	}
 	// The log begins as if after the disk itself: the first start frame names it, so another
 	// disk's log does not follow.
 	sb.TailEpoch, sb.TailSeq = sb.DiskUUID, 1
-	sb.SegmentBytes = wal.SegmentBytesFor(room)
-	sb.LogBytes = room / sb.SegmentBytes * sb.SegmentBytes
 
 	// An older journal's superblock must not outlive its log.
 	store := jsuper.NewStore(p.Journal, p.Placement)
@@ -61,6 +74,11 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	}
 	if err := wal.Format(disk.Region(p.Journal, sb.LogOffset, sb.LogBytes), opt.Progress); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
+	}
+	if sb.StateOffset != 0 {
+		if err := formatBases(sb, p); err != nil {
+			return nil, fmt.Errorf("format: %w", err)
+		}
 	}
 	fp, err := jsuper.TakeFingerprint(disk.Region(p.Backing, 0, opt.DiskBytes))
 	if err != nil {
@@ -71,6 +89,84 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 		return nil, fmt.Errorf("format: superblock: %w", err)
 	}
 	return sb, nil
+}
+
+// layOut decides what lies where on the journal: the log, the stored state, the spare area.
+func layOut(sb *jsuper.Superblock, p Parts, opt FormatOptions) error {
+	end := p.Journal.Size()
+	switch p.Placement {
+	case jsuper.Beside:
+		sb.LogOffset = logStart
+	case jsuper.Internal:
+		end -= jsuper.ReservedBytes
+		sb.LogOffset = alignUp(max(opt.DiskBytes, p.Journal.Size()-JournalSize(opt)), blockBytes)
+		opt.JournalBytes -= jsuper.ReservedBytes
+	default:
+		return fmt.Errorf("placement %d unknown", p.Placement)
+	}
+	room := min(end-sb.LogOffset, opt.JournalBytes)
+	if p.Placement == jsuper.Beside {
+		room = min(end, opt.JournalBytes) - logStart
+	}
+	if room < wal.MinLogBytes {
+		return fmt.Errorf("%d bytes are left for the log, want at least %d", max(room, 0), int64(wal.MinLogBytes))
+	}
+	sb.SegmentBytes = wal.SegmentBytesFor(room)
+	sb.LogBytes = room / sb.SegmentBytes * sb.SegmentBytes
+	if opt.Mode == jsuper.Data {
+		return nil
+	}
+	return layOutOnce(sb, sb.LogOffset+sb.LogBytes, end, opt.spareBytes())
+}
+
+// layOutOnce puts the write-once side between from and end.
+func layOutOnce(sb *jsuper.Superblock, from, end, spare int64) error {
+	sb.StateOffset = alignUp(from, blockBytes)
+	for {
+		sb.SpareBytes, sb.SpareCap = spare, spare
+		sb.SpareOffset = sb.StateOffset + ordered.StateBytes(layoutOf(sb))
+		left := end - sb.SpareOffset - spare
+		if left >= 0 {
+			return nil
+		}
+		// A device of fixed size: what is left is the spare area.
+		if spare += left / blockBytes * blockBytes; spare < blockBytes {
+			return fmt.Errorf("no room for mode %s behind the log: make the journal %d bytes larger, or choose mode data", sb.Mode, -left)
+		}
+		spare -= blockBytes
+	}
+}
+
+// formatBases stores the bases of a disk that is wholly at home: present is what the backing
+// has allocated, the rest reads as zeros.
+func formatBases(sb *jsuper.Superblock, p Parts) error {
+	state := ordered.New(layoutOf(sb))
+	if err := presentFrom(state, disk.Region(p.Backing, 0, sb.DiskBytes)); err != nil {
+		return err
+	}
+	if err := state.FinishReplay(); err != nil {
+		return err
+	}
+	store := disk.Region(p.Journal, sb.StateOffset, ordered.StateBytes(layoutOf(sb)))
+	// Pages of an older journal must not be taken for this one's.
+	if err := disk.Zero(store, 0, store.Size(), true); err != nil {
+		return err
+	}
+	sb.StateGeneration = 1
+	if err := state.Save(store, sb.StateGeneration); err != nil {
+		return err
+	}
+	return store.Flush()
+}
+
+// presentFrom finds out which homes hold something.
+func presentFrom(state *ordered.State, home disk.Device) error {
+	return disk.Extents(home, 0, home.Size(), func(off, n int64, hole bool) bool {
+		if !hole {
+			state.SetPresent(off/blockBytes, blocksOf(off+n)-off/blockBytes)
+		}
+		return true
+	})
 }
 
 func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }

@@ -32,7 +32,7 @@ func Inspect(p Parts, opt InspectOptions) (*Report, error) {
 	if err != nil {
 		return r, err
 	}
-	if r.Scan, err = d.replay(wal.CutPrefix, opt.VerifyAll, opt.Direct); err != nil {
+	if r.Scan, err = d.replay(p, wal.CutPrefix, opt.VerifyAll, opt.Direct); err != nil {
 		return r, err
 	}
 	r.OverlayExtents, r.OverlayBytes = d.overlay.size()

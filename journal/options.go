@@ -22,10 +22,14 @@ type Parts struct {
 // FormatOptions shape a new disk.
 type FormatOptions struct {
 	DiskBytes    int64       // size of the served disk; at least 1, at most the backing's
-	JournalBytes int64       // what Format may use of Journal (Internal: of its tail), see MinJournalBytes
+	JournalBytes int64       // superblock and log together, see MinJournalBytes
 	Mode         jsuper.Mode // kept in the superblock
-	Node         uint32      // cluster seam; 0 until many journals share a disk
-	Progress     func(done, total int64)
+	// SpareBytes is the room for write-once versions whose homes are taken, on the journal,
+	// allocated as it is used. 0 is the mode's default: all of the disk for ordered, a
+	// quarter for auto. Mode data has none.
+	SpareBytes int64
+	Node       uint32 // cluster seam; 0 until many journals share a disk
+	Progress   func(done, total int64)
 }
 
 // Options say how an existing disk is opened. The zero value is usable.
@@ -40,6 +44,9 @@ type Options struct {
 	Memory int64
 	// ReadOnly opens without a single write: what the log holds is served, and left there.
 	ReadOnly bool
+	// Mode changes the disk's mode, for good; 0 leaves it. The first change from data to
+	// another brings everything logged home and makes room for spare slots on the journal.
+	Mode jsuper.Mode
 	// AcceptBacking takes a backing that something else has written to since the last use.
 	AcceptBacking bool
 	// OnPoison is called once, from the goroutine that met the failure, when the disk stops
@@ -51,6 +58,14 @@ type Options struct {
 // together: a request of nbd's largest size, 32 MiB, must fit into the log at once (P4).
 // Format itself takes less, for disks whose largest request is smaller.
 const MinJournalBytes = 64 << 20
+
+// dropError is an error that tells by shape what it is.
+type dropError string
+
+func (e dropError) Error() string { return string(e) }
+
+// Dropped is true: the change never happened, because admit refused it.
+func (dropError) Dropped() bool { return true }
 
 // The five refusals of P10 are wal.ErrCorrupt, wal.ErrTooNew and jsuper's own, and these.
 var (
@@ -66,8 +81,9 @@ var (
 	ErrReadOnly = errors.New("disk is open read-only")
 	// ErrModeUnsupported: this version can't serve the mode in the superblock.
 	ErrModeUnsupported = errors.New("mode not supported by this version")
-	// ErrDropped: admit refused the change; it never happened.
-	ErrDropped = errors.New("change dropped: its connection is gone")
+	// ErrDropped: admit refused the change; it never happened. A protocol server knows it by
+	// its method Dropped.
+	ErrDropped error = dropError("change dropped: its connection is gone")
 	// ErrTooBig: a single request is larger than the log can ever hold.
 	ErrTooBig = errors.New("request larger than the journal can hold")
 )

@@ -16,12 +16,25 @@ const (
 	logged   state = iota // the bytes stand in the log, from pos on
 	zeroed                // zeros; the host may have the space
 	zeroKept              // zeros; the space stays ours
+
+	// Bases, as reads find them; never in the overlay.
+	atHome  // on the backing, at off
+	inSpare // in the spare area, from byte pos on
+
+	// Changes of bases, as records say them; never in the overlay either.
+	mappedSpare // written once, to spare slots from slot on
+	mappedHome  // written once, in place
+	broughtHome // copied home from spare
 )
 
 // extent is a range of the disk whose newest bytes are not home yet.
 type extent struct {
 	off, end int64  // [off, end) on the disk
 	pos      int64  // log position of the byte at off; for zeros, a position in their frame
+	slot     int64  // of mappedSpare
+	frame    int64  // position of its frame, in recovery
+	proves   int64  // the durable mark that its frame carries, in recovery
+	order    int32  // of writing, while load sorts
 	crc      uint32 // CRC32C of the whole extent, if checked
 	state    state
 	checked  bool // crc is known: a whole record, found by recovery
@@ -73,29 +86,39 @@ func (o *overlay) putLocked(e extent) {
 	o.bytes += e.end - e.off
 }
 
-// load fills an empty overlay with extents in the order of their writing. It sorts: where
-// extents are the same blocks again and again, as file systems write them, that is several
-// times as fast as putting one after the other, and a log of 4 GiB has a million of them.
-// It keeps nothing of extents and leaves them in another order.
+// load enters extents in the order of their writing, which is their order in the slice. Into
+// an empty overlay it sorts first: where extents are the same blocks again and again, as file
+// systems write them, that is several times as fast as putting one after the other, and a
+// log of 4 GiB has a million of them. It keeps nothing of extents, and leaves them in
+// another order.
 func (o *overlay) load(extents []extent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	byPlace := func(a, b extent) int {
+	if o.tree.Len() > 0 || !o.loadSortedLocked(extents) {
+		for i := range extents {
+			o.putLocked(extents[i])
+		}
+	}
+}
+
+// loadSortedLocked does nothing and reports false if extents are parts of each other: only the
+// order of writing tells then who owns what.
+func (o *overlay) loadSortedLocked(extents []extent) bool {
+	for i := range extents {
+		extents[i].order = int32(i)
+	}
+	byOrder := func(a, b extent) int { return cmp.Compare(a.order, b.order) }
+	slices.SortFunc(extents, func(a, b extent) int {
 		if a.off != b.off {
 			return cmp.Compare(a.off, b.off)
 		}
-		return cmp.Compare(a.pos, b.pos) // positions grow with time
-	}
-	slices.SortFunc(extents, byPlace)
+		return byOrder(a, b)
+	})
 	for i := 1; i < len(extents); i++ {
 		a, b := &extents[i-1], &extents[i]
 		if a.end > b.off && (a.off != b.off || a.end != b.end) {
-			// Parts of each other: only the order of writing tells who owns what.
-			slices.SortFunc(extents, func(a, b extent) int { return cmp.Compare(a.pos, b.pos) })
-			for _, e := range extents {
-				o.putLocked(e)
-			}
-			return
+			slices.SortFunc(extents, byOrder)
+			return false
 		}
 	}
 	for i, e := range extents {
@@ -105,6 +128,7 @@ func (o *overlay) load(extents []extent) {
 		o.tree.Load(e.off, value{end: e.end, pos: e.pos, crc: e.crc, state: e.state, checked: e.checked})
 		o.bytes += e.end - e.off
 	}
+	return true
 }
 
 // clearLocked takes [off, end) from its owners. Owners that reach beyond keep the rest.
@@ -162,6 +186,10 @@ func (o *overlay) lookup(dst []extent, off, end int64) []extent {
 func (o *overlay) lookupSome(dst []extent, off, end int64, most int) []extent {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
+	return o.lookupLocked(dst, off, end, most)
+}
+
+func (o *overlay) lookupLocked(dst []extent, off, end int64, most int) []extent {
 	if o.tree.Len() == 0 {
 		return dst
 	}
@@ -187,7 +215,7 @@ func (o *overlay) lookupSome(dst []extent, off, end int64, most int) []extent {
 // cut is the part of e inside [off, end).
 func (e extent) cut(off, end int64) extent {
 	if e.off < off {
-		if e.state == logged {
+		if e.state == logged || e.state == inSpare {
 			e.pos += off - e.off
 		}
 		e.off, e.checked = off, false
@@ -229,15 +257,16 @@ func (o *overlay) below(dst []extent, from, tail int64) ([]extent, int64) {
 
 // forget drops every extent whose frame lies before tail: its bytes are home. Finding and
 // dropping happen under one hold of the lock: a write between the two could split an old
-// extent and leave a part behind that nobody looks at again.
-func (o *overlay) forget(tail int64) {
+// extent and leave a part behind that nobody looks at again. dropped, if not nil, is told of
+// each under the lock.
+func (o *overlay) forget(tail int64, dropped func(off, end int64)) {
 	gone := make([]int64, 0, walkChunk)
 	for from := int64(0); from >= 0; {
-		from = o.forgetChunk(gone[:0], from, tail)
+		from = o.forgetChunk(gone[:0], from, tail, dropped)
 	}
 }
 
-func (o *overlay) forgetChunk(gone []int64, from, tail int64) (next int64) {
+func (o *overlay) forgetChunk(gone []int64, from, tail int64, dropped func(off, end int64)) (next int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	seen := 0
@@ -250,6 +279,9 @@ func (o *overlay) forgetChunk(gone []int64, from, tail int64) (next int64) {
 		if v.pos < tail {
 			gone = append(gone, k)
 			o.bytes -= v.end - k
+			if dropped != nil {
+				dropped(k, v.end)
+			}
 		}
 		return true
 	})

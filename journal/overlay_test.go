@@ -29,7 +29,7 @@ func TestOverlayAgainstBytes(t *testing.T) {
 			case 0: // a checkpoint to somewhere
 				// Tails lie between frames; here a frame is 100 positions.
 				tail = rapid.Int64Range(tail/100, pos/100).Draw(t, "tail") * 100
-				o.forget(tail)
+				o.forget(tail, nil)
 				for i := range model {
 					if model[i].pos < tail {
 						model[i] = owner{}
@@ -154,7 +154,7 @@ func TestForgetWhileWriting(t *testing.T) {
 			o.put(extent{off: off + 3, end: off + 6, pos: 1_000_000 + i})
 		}
 	}()
-	o.forget(blocks)
+	o.forget(blocks, nil)
 	<-done
 	for _, e := range o.lookup(nil, 0, blocks*10) {
 		if e.pos < blocks {

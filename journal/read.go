@@ -2,11 +2,10 @@ package journal
 
 import (
 	"fmt"
-	"hash/crc32"
+	"math"
 	"sync"
 
 	"jnbd/disk"
-	"jnbd/wal"
 )
 
 // A read, from the request to the bytes:
@@ -53,8 +52,11 @@ func (d *Disk) read(p []byte, off int64, cachedOnly bool) error {
 	found := pieces.Get().(*[]extent)
 	defer pieces.Put(found)
 	end := off + int64(len(p))
-	*found = d.overlay.lookup((*found)[:0], off, end)
+	*found = d.locate((*found)[:0], off, end)
 
+	if d.once != nil && d.poison.Load() != nil && d.once.freshCovers(off, end, d.durableUpTo()) {
+		return d.poisoned()
+	}
 	at := off
 	for i := range *found {
 		e := &(*found)[i]
@@ -76,19 +78,63 @@ func (d *Disk) read(p []byte, off int64, cachedOnly bool) error {
 	return nil
 }
 
+// locate appends to dst where the bytes of [off, end) are, in order. What is not mentioned
+// is at home. Log and bases are looked at under one lock, as they change.
+func (d *Disk) locate(dst []extent, off, end int64) []extent {
+	return d.locateSome(dst, off, end, math.MaxInt)
+}
+
+// locateSome is locate that stops after most extents of the overlay.
+func (d *Disk) locateSome(dst []extent, off, end int64, most int) []extent {
+	if d.once == nil {
+		return d.overlay.lookupSome(dst, off, end, most)
+	}
+	d.overlay.mu.RLock()
+	defer d.overlay.mu.RUnlock()
+	var room [32]extent
+	at := off
+	found := d.overlay.lookupLocked(room[:0], off, end, most)
+	for i := range found {
+		if found[i].off > at {
+			dst = d.baseExtents(dst, at, found[i].off)
+		}
+		dst = append(dst, found[i])
+		at = found[i].end
+	}
+	if at < end && len(found) < most {
+		dst = d.baseExtents(dst, at, end)
+	}
+	return dst
+}
+
 // readExtent fills p, as long as e, with what e says.
 func (d *Disk) readExtent(p []byte, e *extent, cachedOnly bool) error {
-	if e.state != logged {
+	switch e.state {
+	case atHome:
+		if err := readFrom(d.home, p, e.off, cachedOnly); err != nil {
+			return fmt.Errorf("backing: %w", err)
+		}
+		return nil
+	case inSpare:
+		if err := readFrom(d.once.spare, p, e.pos, cachedOnly); err != nil {
+			return fmt.Errorf("spare: %w", err)
+		}
+		return nil
+	case zeroed, zeroKept:
 		clear(p)
 		return nil
 	}
-	if err := readFrom(d.ring, p, e.pos%d.ring.Size(), cachedOnly); err != nil {
-		return fmt.Errorf("log at %d: %w", e.pos, err)
+	var err error
+	if cachedOnly {
+		err = d.payloads.ReadCachedAt(p, e.pos)
+	} else {
+		_, err = d.payloads.ReadAt(p, e.pos)
 	}
-	if e.checked {
-		if got := crc32.Checksum(p, castagnoli); got != e.crc {
-			return fmt.Errorf("log at %d: checksum %08x, want %08x: %w", e.pos, got, e.crc, wal.ErrCorrupt)
-		}
+	if err != nil {
+		return err
+	}
+	if err := checkPayload(p, e); err != nil {
+		return err
 	}
 	// After a failed flush the kernel may have dropped log pages that never reached the
 	// medium; what is read now in their place is older. Asked after the read: the failure
@@ -101,7 +147,15 @@ func (d *Disk) readExtent(p []byte, e *extent, cachedOnly bool) error {
 
 // safeToRead reports whether the log's medium is known to hold the byte at pos.
 func (d *Disk) safeToRead(pos int64) bool {
-	return d.log == nil || pos < d.log.Stats().DurableUpTo
+	return pos < d.durableUpTo()
+}
+
+// durableUpTo is the log position up to which everything is known to be on the media.
+func (d *Disk) durableUpTo() int64 {
+	if d.log == nil {
+		return math.MaxInt64
+	}
+	return d.log.Stats().DurableUpTo
 }
 
 func readFrom(dev disk.Device, p []byte, off int64, cachedOnly bool) error {
@@ -125,10 +179,10 @@ func (d *Disk) Extents(off, n int64, visit func(off, n int64, hole, zero bool) b
 	end := off + n
 	more := true
 	for at := off; at < end && more; {
-		found := d.overlay.lookupSome(nil, at, end, step)
+		found := d.locateSome(nil, at, end, step)
 		stop := end
-		if len(found) == step {
-			stop = found[step-1].end
+		if len(found) >= step {
+			stop = found[len(found)-1].end
 		}
 		for i := range found {
 			e := &found[i]
@@ -137,8 +191,13 @@ func (d *Disk) Extents(off, n int64, visit func(off, n int64, hole, zero bool) b
 					return err
 				}
 			}
-			if more {
-				more = visit(e.off, e.end-e.off, e.state == zeroed, e.state != logged)
+			switch {
+			case !more:
+			case e.state == atHome:
+				more = visit(e.off, e.end-e.off, false, false)
+			default:
+				zero := e.state == zeroed || e.state == zeroKept
+				more = visit(e.off, e.end-e.off, e.state == zeroed, zero)
 			}
 			at = e.end
 		}

@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 
+	"jnbd/ordered"
 	"jnbd/wal"
 )
 
@@ -15,6 +16,12 @@ const (
 	KindZero uint8 = 2
 	// KindTrim: [A, A+B) is unneeded; it reads as zeros, and its space is the host's.
 	KindTrim uint8 = 3
+	// KindMap: whole blocks from disk offset A on were written once. B's low 24 bits are how
+	// many; its high 40 bits are 1 + the spare slot they begin at, or 0: they are at home. Aux
+	// is the CRC32C of their bytes, which were written before the record.
+	KindMap uint8 = 4
+	// KindHome: the blocks of [A, A+B) were brought home from spare, and that was flushed.
+	KindHome uint8 = 5
 )
 
 // KindName is the word for a record kind in logs and listings.
@@ -26,12 +33,28 @@ func KindName(kind uint8) string {
 		return "ZERO"
 	case KindTrim:
 		return "TRIM"
+	case KindMap:
+		return "MAP"
+	case KindHome:
+		return "HOME"
 	}
 	return fmt.Sprintf("KIND%d", kind)
 }
 
 // keepSpace is KindZero's Aux for "later writes here must not run out of space".
 const keepSpace = 1
+
+// mapBlockBits is how much of a MAP record's B is the number of blocks.
+const mapBlockBits = 24
+
+// mapRecord says that a direct write's part is at its target.
+func mapRecord(t ordered.Target, crc uint32) wal.Record {
+	r := wal.Record{Kind: KindMap, Aux: crc, A: uint64(t.Block * blockBytes), B: uint64(t.N)}
+	if !t.Home {
+		r.B |= uint64(t.Slot+1) << mapBlockBits
+	}
+	return r
+}
 
 // appendData adds the records of one write: as many as its length asks for, tied together
 // by More, so that recovery keeps all or none (P4).
@@ -59,6 +82,14 @@ func extentOf(r *wal.Located, diskBytes int64) (extent, error) {
 		}
 	case KindTrim:
 		e.pos, e.state = zeroPos(r.PayloadPos), zeroed
+	case KindMap:
+		n = int64(r.B&(1<<mapBlockBits-1)) * blockBytes
+		e.pos, e.state, e.crc = zeroPos(r.PayloadPos), mappedHome, r.Aux
+		if slot := r.B >> mapBlockBits; slot != 0 {
+			e.state, e.slot = mappedSpare, int64(slot-1)
+		}
+	case KindHome:
+		e.pos, e.state = zeroPos(r.PayloadPos), broughtHome
 	default:
 		return extent{}, fmt.Errorf("record of unknown kind %d: written by a newer jnbd: %w", r.Kind, wal.ErrTooNew)
 	}
@@ -66,6 +97,9 @@ func extentOf(r *wal.Located, diskBytes int64) (extent, error) {
 		return extent{}, fmt.Errorf("%s record for [%d, +%d) on a disk of %d bytes: %w", KindName(r.Kind), e.off, n, diskBytes, wal.ErrCorrupt)
 	}
 	e.end = e.off + n
+	if e.state >= mappedSpare && (e.off%blockBytes != 0 || e.end%blockBytes != 0 && e.end != diskBytes) {
+		return extent{}, fmt.Errorf("%s record for [%d, +%d): not whole blocks: %w", KindName(r.Kind), e.off, n, wal.ErrCorrupt)
+	}
 	return e, nil
 }
 

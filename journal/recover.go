@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"jnbd/disk"
@@ -32,6 +33,7 @@ const defaultMemory = 256 << 20
 // ErrModeUnsupported. After an error nothing has been changed that matters.
 func Open(p Parts, opt Options) (*Disk, error) {
 	began := time.Now()
+	given := p
 	backing := p.Backing
 	p = p.guarded()
 	store := jsuper.NewStore(p.Journal, p.Placement)
@@ -43,7 +45,7 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	scan, err := d.replay(opt.Recover, false, false)
+	scan, err := d.replay(p, opt.Recover, false, false)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +55,15 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	if !opt.ReadOnly {
 		if err := d.takeOver(scan); err != nil {
 			return nil, err
+		}
+	}
+	if opt.Mode != 0 && opt.Mode != super.Mode {
+		again, err := d.changeMode(given, opt.Mode)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("change mode from %s to %s: %w", super.Mode, opt.Mode, err), d.log.Close())
+		}
+		if again {
+			return Open(given, opt)
 		}
 	}
 	_, bytes := d.overlay.size()
@@ -104,6 +115,14 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 	if err != nil {
 		return nil, err
 	}
+	ring := disk.Region(p.Journal, super.LogOffset, super.LogBytes)
+	payloads, err := wal.NewReader(ring)
+	if err != nil {
+		return nil, err
+	}
+	if super.Mode != jsuper.Data && super.StateOffset == 0 {
+		return nil, fmt.Errorf("mode %s: the journal has no write-once side: %w", super.Mode, jsuper.ErrCorrupt)
+	}
 	memory := opt.Memory
 	if memory <= 0 {
 		memory = defaultMemory
@@ -111,7 +130,8 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 	return &Disk{
 		home:       disk.Region(p.Backing, 0, super.DiskBytes),
 		backing:    backing,
-		ring:       disk.Region(p.Journal, super.LogOffset, super.LogBytes),
+		ring:       ring,
+		payloads:   payloads,
 		store:      store,
 		size:       super.DiskBytes,
 		readOnly:   opt.ReadOnly,
@@ -127,8 +147,13 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 	}, nil
 }
 
-// replay is step 2.
-func (d *Disk) replay(cut wal.Cut, verifyAll, direct bool) (*wal.ScanResult, error) {
+// replayChunk is how many records are held at once: with 56 bytes each, under 64 MiB.
+const replayChunk = 1 << 20
+
+// replay is step 2. With a write-once side it takes two walks over the log: what was written
+// once behind the last point known to be durable must be there, and if it is not, the log
+// ends before the record that speaks of it.
+func (d *Disk) replay(p Parts, cut wal.Cut, verifyAll, direct bool) (*wal.ScanResult, error) {
 	sb := &d.super
 	opt := wal.ScanOptions{
 		Start:     wal.Start{Tail: sb.Tail, TailSeq: sb.TailSeq, Epoch: sb.TailEpoch, DurableUpTo: sb.DurableUpTo},
@@ -136,17 +161,33 @@ func (d *Disk) replay(cut wal.Cut, verifyAll, direct bool) (*wal.ScanResult, err
 		VerifyAll: verifyAll,
 		Direct:    direct,
 	}
-	var found []extent
-	scan, err := wal.Scan(d.ring, opt, func(f *wal.Frame) error {
-		if f.Kind != wal.KindRecords {
-			return nil
+	var err error
+	if d.once, err = loadOnce(p, sb); err != nil {
+		return nil, err
+	}
+	if d.once == nil {
+		return d.replayLog(opt)
+	}
+	for {
+		lost, err := d.findLost(opt)
+		if err != nil {
+			return nil, fmt.Errorf("replay the log: %w", err)
 		}
-		for i := range f.Records {
-			e, err := extentOf(&f.Records[i], d.size)
-			if err != nil {
-				return fmt.Errorf("frame at %d (seq %d): %w", f.Pos, f.Seq, err)
-			}
-			found = append(found, e)
+		if lost == 0 {
+			break
+		}
+		opt.Stop = lost
+	}
+	return d.replayOnce(opt)
+}
+
+// replayLog is the replay of a disk without a write-once side.
+func (d *Disk) replayLog(opt wal.ScanOptions) (*wal.ScanResult, error) {
+	var found []extent
+	scan, err := d.scan(opt, func(e *extent) error {
+		if found = append(found, *e); len(found) == replayChunk {
+			d.overlay.load(found)
+			found = found[:0]
 		}
 		return nil
 	})
@@ -157,13 +198,85 @@ func (d *Disk) replay(cut wal.Cut, verifyAll, direct bool) (*wal.ScanResult, err
 	return scan, nil
 }
 
+// replayOnce is the replay of a disk with one.
+func (d *Disk) replayOnce(opt wal.ScanOptions) (*wal.ScanResult, error) {
+	scan, err := d.scan(opt, func(e *extent) error {
+		d.overlay.mu.Lock()
+		defer d.overlay.mu.Unlock()
+		d.applyLocked(e)
+		if e.state != logged && e.state != zeroKept {
+			d.touched.put(*e)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("replay the log: %w", err)
+	}
+	return scan, d.once.state.FinishReplay()
+}
+
+// scan visits every record that the scan keeps, as what it means.
+func (d *Disk) scan(opt wal.ScanOptions, visit func(*extent) error) (*wal.ScanResult, error) {
+	return wal.Scan(d.ring, opt, func(f *wal.Frame) error {
+		for i := range f.Records {
+			e, err := extentOf(&f.Records[i], d.size)
+			if err == nil {
+				e.frame, e.proves = f.Pos, f.DurableUpTo
+				err = visit(&e)
+			}
+			if err != nil {
+				return fmt.Errorf("frame at %d (seq %d): %w", f.Pos, f.Seq, err)
+			}
+		}
+		return nil
+	})
+}
+
+// findLost is the position of the first frame that speaks of bytes written once which are
+// not there, or 0. What lies below the durable mark was flushed, and may have been replaced
+// since; what lies behind it is little, because the log flushes itself.
+func (d *Disk) findLost(opt wal.ScanOptions) (int64, error) {
+	d.unproven = nil
+	keep := walkChunk
+	proven := func(durable int64) {
+		d.unproven = slices.DeleteFunc(d.unproven, func(e extent) bool { return e.frame < durable })
+	}
+	scan, err := d.scan(opt, func(e *extent) error {
+		if e.state != mappedHome && e.state != mappedSpare {
+			return nil
+		}
+		if d.unproven = append(d.unproven, *e); len(d.unproven) > keep {
+			proven(e.proves)
+			keep = 2*len(d.unproven) + walkChunk
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	proven(scan.DurableUpTo)
+	for i := range d.unproven {
+		err := d.verifyBase(&d.unproven[i])
+		if errors.Is(err, wal.ErrCorrupt) {
+			return d.unproven[i].frame, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
 // checkBacking is step 3: P10's "disk changed behind our back", as far as samples tell.
 // After Closed the backing was anyone's to write.
 func (d *Disk) checkBacking(accept bool) error {
 	if accept || d.super.State == jsuper.Closed {
+		d.accepted = accept
 		return nil
 	}
-	err := d.super.Fingerprint.Compare(d.home, func(off, n int64) bool { return d.overlay.covers(off, off+n) })
+	err := d.super.Fingerprint.Compare(d.home, func(off, n int64) bool {
+		return d.overlay.covers(off, off+n) || d.touched.covers(off, off+n) || !d.allHome(off, n)
+	})
 	if errors.Is(err, jsuper.ErrChanged) {
 		return fmt.Errorf("%w: %w", ErrBackingChanged, err)
 	}
@@ -179,22 +292,46 @@ func (d *Disk) checkBacking(accept bool) error {
 	return nil
 }
 
+// allHome reports whether the bases of [off, off+n) are at home. Other homes hold nothing
+// that counts, and a write that was never committed may have left anything there (I11).
+func (d *Disk) allHome(off, n int64) bool {
+	if d.once == nil {
+		return true
+	}
+	for _, b := range d.baseExtents(nil, off, off+n) {
+		if b.state != atHome {
+			return false
+		}
+	}
+	return true
+}
+
 // takeOver is step 4.
 func (d *Disk) takeOver(scan *wal.ScanResult) error {
-	if d.super.State != jsuper.Dirty {
+	if d.super.State != jsuper.Dirty || d.accepted {
 		d.super.State = jsuper.Dirty
 		d.super.UpdatedAt = time.Now()
-		if d.overlay.tree.Len() == 0 {
-			// Accepted or closed before: this is what the homes hold from now on.
-			if err := d.fingerprint(); err != nil {
-				return err
-			}
+		// Accepted, or closed before: this is what the homes hold from now on. What the log
+		// covers is not compared, whatever the fingerprint says of it.
+		if err := d.fingerprint(); err != nil {
+			return err
 		}
 		if err := d.store.Save(&d.super); err != nil {
 			return fmt.Errorf("superblock: %w", err)
 		}
 	}
-	log, err := wal.Continue(d.ring, scan, wal.Options{Node: d.super.Node})
+	logOpt := wal.Options{
+		Node: d.super.Node,
+		// A flush that nobody waits for may be what fails: reads must know at once.
+		OnFail: func(err error) { d.poisonWith(fmt.Errorf("log: %w", err)) },
+	}
+	if d.once != nil && !d.once.together {
+		logOpt.FlushBeside = d.flushHomes
+	}
+	if err := d.makeDurable(); err != nil {
+		return err
+	}
+	log, err := wal.Continue(d.ring, scan, logOpt)
 	if err != nil {
 		return err
 	}
@@ -205,10 +342,45 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 	if err := d.store.Save(&d.super); err != nil {
 		return fmt.Errorf("superblock: %w", err)
 	}
+	d.superDurable.Store(d.super.DurableUpTo)
+	if d.once != nil {
+		d.once.state.Committed(d.super.StateGeneration)
+	}
 	d.maxPayload = log.MaxRecordPayload()
 	d.maxRequest = log.MaxAppendBytes()
 	d.logRoom = st.Free + st.Head - st.Tail
 	d.batchBytes = max(d.super.LogBytes/8, d.super.SegmentBytes)
+	return nil
+}
+
+// makeDurable flushes what was written once in place and found by its checksum: it may be in
+// the page cache only. Where a flush of it failed before, the kernel takes its pages for
+// clean; so they are written again (decision 4).
+func (d *Disk) makeDurable() error {
+	if d.once == nil {
+		return nil
+	}
+	buf := make([]byte, homeRun)
+	for _, e := range d.unproven {
+		dev, off := d.home, e.off
+		if e.state == mappedSpare {
+			dev, off = d.once.spare, e.slot*blockBytes
+		}
+		for n := e.end - e.off; n > 0; {
+			p := buf[:min(n, homeRun)]
+			if _, err := dev.ReadAt(p, off); err != nil {
+				return fmt.Errorf("read what was written once at %d: %w", e.off, err)
+			}
+			if _, err := dev.WriteAt(p, off); err != nil {
+				return fmt.Errorf("write again what was written once at %d: %w", e.off, err)
+			}
+			off, n = off+int64(len(p)), n-int64(len(p))
+		}
+	}
+	d.unproven = nil
+	if err := d.home.Flush(); err != nil {
+		return fmt.Errorf("flush the backing: %w", err)
+	}
 	return nil
 }
 

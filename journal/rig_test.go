@@ -16,22 +16,29 @@ type layout struct {
 	name     string
 	internal bool
 	disk     int64 // bytes
-	journal  int64
+	journal  int64 // superblock and log
+	mode     jsuper.Mode
+	spare    int64
+}
+
+func (l layout) format() FormatOptions {
+	return FormatOptions{DiskBytes: l.disk, JournalBytes: l.journal, Mode: max(l.mode, jsuper.Data), SpareBytes: l.spare}
 }
 
 func (l layout) parts(g *crashdisk.Group) Parts {
+	journal := JournalSize(l.format())
 	if l.internal {
-		b := g.Disk("backing", l.disk+l.journal)
+		b := g.Disk("backing", l.disk+journal)
 		return Parts{Backing: b, Journal: b, Placement: jsuper.Internal}
 	}
-	return Parts{Backing: g.Disk("backing", l.disk), Journal: g.Disk("journal", l.journal), Placement: jsuper.Beside}
+	return Parts{Backing: g.Disk("backing", l.disk), Journal: g.Disk("journal", journal), Placement: jsuper.Beside}
 }
 
 // formatted is a machine with a fresh disk of that layout, everything durable.
 func formatted(t testing.TB, l layout) *crashdisk.Group {
 	t.Helper()
 	g := crashdisk.NewGroup(1)
-	if _, err := Format(l.parts(g), FormatOptions{DiskBytes: l.disk, JournalBytes: l.journal, Mode: jsuper.Data}); err != nil {
+	if _, err := Format(l.parts(g), l.format()); err != nil {
 		t.Fatalf("format: %v", err)
 	}
 	return g.KillImage()

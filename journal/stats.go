@@ -31,12 +31,19 @@ type Stats struct {
 	OverlayExtents int   // ranges whose newest version is not home
 	OverlayBytes   int64 // bytes in them
 
-	ClientBytes uint64 // written by clients
-	LoggedBytes uint64 // written to the log for them, frames and all
-	HomeBytes   uint64 // written home
-	Flushes     uint64 // of the log
-	Checkpoints uint64 // batches
-	Poisoned    error
+	// Of the write-once side; 0 without one.
+	DisplacedBytes int64 // in spare slots
+	SpareBytes     int64 // the spare area
+	SpareUsedBytes int64 // of it in use, also by what waits for a barrier
+
+	ClientBytes  uint64 // written by clients
+	LoggedBytes  uint64 // written to the log for them, frames and all
+	HomeBytes    uint64 // written home by checkpoints and homing
+	InPlaceBytes uint64 // written once, to empty homes
+	ToSpareBytes uint64 // written once, to spare slots
+	Flushes      uint64 // of the log
+	Checkpoints  uint64 // batches
+	Poisoned     error
 }
 
 // LogUsedBytes is how much of the log is live.
@@ -82,6 +89,13 @@ func (d *Disk) Stats() Stats {
 	}
 	s.OverlayExtents, s.OverlayBytes = d.overlay.size()
 	s.ClientBytes = d.counters.clientBytes.Load()
+	if d.once != nil {
+		o := d.once.state.Stats()
+		s.DisplacedBytes = o.Displaced * blockBytes
+		s.SpareBytes = d.opened.SpareBytes
+		s.SpareUsedBytes = s.SpareBytes - o.SpareFree*blockBytes
+		s.InPlaceBytes, s.ToSpareBytes = d.once.homeBytes.Load(), d.once.spareBytes.Load()
+	}
 	s.HomeBytes = d.counters.homeBytes.Load()
 	s.Checkpoints = d.counters.checkpoints.Load()
 	s.Poisoned = d.Err()

@@ -14,7 +14,8 @@ var (
 	// ErrReadOnlyFormat: the journal uses a feature that this version can read around but
 	// must not write. Only Store refuses it; Probe does not.
 	ErrReadOnlyFormat = errors.New("journal can only be read by this version: serve it read-only, or use a newer jnbd")
-	// ErrChanged: the backing is not as its fingerprint says; others wrote to it.
+	// ErrChanged: the backing is not as its fingerprint says; others wrote to it. Or it is
+	// longer than when the journal in its end was made.
 	ErrChanged = errors.New("backing changed behind the journal")
 	// ErrShrunk: the backing is shorter than it was.
 	ErrShrunk = errors.New("backing is shorter than the journal knows it")

@@ -54,7 +54,11 @@ const (
 	offPrintCount   = 232 //  4
 	offReserved2    = 236 //  4  zero
 	offPrintBlocks  = 240 // 32 of 12: block 8, crc 4
-	offReserved3    = 624 // zero up to the end
+	offStateOffset  = 624 //  8
+	offStateGen     = 632 //  8
+	offDeviceBytes  = 640 //  8
+	offBackingID    = 648 // 16
+	offReserved3    = 664 // zero up to the end
 )
 
 // blockSumBytes is the length of one entry at offPrintBlocks.
@@ -104,6 +108,11 @@ func encode(sb *Superblock) []byte {
 	putInt64(b[offDurableUpTo:], sb.DurableUpTo)
 	le.PutUint64(b[offBarrierSeq:], sb.BarrierSeq)
 	putTime(b[offBarrierTime:], sb.BarrierTime)
+
+	putInt64(b[offStateOffset:], sb.StateOffset)
+	le.PutUint64(b[offStateGen:], sb.StateGeneration)
+	putInt64(b[offDeviceBytes:], sb.DeviceBytes)
+	copy(b[offBackingID:], sb.BackingID[:])
 
 	putInt64(b[offPrintSize:], sb.Fingerprint.Size)
 	putInt64(b[offPrintModTime:], sb.Fingerprint.ModTimeNs)
@@ -186,13 +195,19 @@ func decode(b []byte, h header) (*Superblock, error) {
 		SpareOffset:  getInt64(b[offSpareOffset:]),
 		SpareBytes:   getInt64(b[offSpareBytes:]),
 		SpareCap:     getInt64(b[offSpareCap:]),
-		Epoch:        [16]byte(b[offEpoch:]),
-		TailEpoch:    [16]byte(b[offTailEpoch:]),
-		Tail:         getInt64(b[offTail:]),
-		TailSeq:      le.Uint64(b[offTailSeq:]),
-		DurableUpTo:  getInt64(b[offDurableUpTo:]),
-		BarrierSeq:   le.Uint64(b[offBarrierSeq:]),
-		BarrierTime:  getTime(b[offBarrierTime:]),
+
+		StateOffset:     getInt64(b[offStateOffset:]),
+		StateGeneration: le.Uint64(b[offStateGen:]),
+		DeviceBytes:     getInt64(b[offDeviceBytes:]),
+		BackingID:       [16]byte(b[offBackingID:]),
+
+		Epoch:       [16]byte(b[offEpoch:]),
+		TailEpoch:   [16]byte(b[offTailEpoch:]),
+		Tail:        getInt64(b[offTail:]),
+		TailSeq:     le.Uint64(b[offTailSeq:]),
+		DurableUpTo: getInt64(b[offDurableUpTo:]),
+		BarrierSeq:  le.Uint64(b[offBarrierSeq:]),
+		BarrierTime: getTime(b[offBarrierTime:]),
 		Fingerprint: Fingerprint{
 			Size:      getInt64(b[offPrintSize:]),
 			ModTimeNs: getInt64(b[offPrintModTime:]),

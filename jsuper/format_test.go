@@ -152,7 +152,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"placement 3", set(offPlacement, 3), "placement 3"},
 		{"reserved byte", set(offReserved1, 1), "reserved byte 71 is 0x01"},
 		{"reserved word", set(offReserved2+3, 1), "reserved byte 239 is 0x01"},
-		{"reserved start", set(offReserved3, 0x80), "reserved byte 624 is 0x80"},
+		{"reserved start", set(offReserved3, 0x80), "reserved byte 664 is 0x80"},
 		{"reserved end", set(slotBytes-1, 1), "reserved byte 4095 is 0x01"},
 		{"created before 1970", put(offCreated, -1), "created time"},
 		{"updated before 1970", put(offUpdated, -1), "updated time"},

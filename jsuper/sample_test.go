@@ -27,14 +27,18 @@ func sample() *Superblock {
 		SpareOffset:  3 << 20,
 		SpareBytes:   1 << 20,
 		SpareCap:     2 << 20,
-		Tail:         5 << 20,
-		TailSeq:      4182,
-		TailEpoch:    [16]byte{0x7e, 1, 1, 1},
-		DurableUpTo:  5<<20 + 512,
-		Epoch:        [16]byte{0xe0, 2, 2, 2},
-		BarrierSeq:   4190,
-		BarrierTime:  time.Date(2025, 3, 2, 13, 29, 59, 0, time.UTC),
-		Fingerprint:  Fingerprint{Size: 1 << 30, ModTimeNs: 1_740_922_199_000_000_000, Count: FingerprintBlocks},
+		StateOffset:  5 << 20, StateGeneration: 77,
+		DeviceBytes: sampleDevice,
+		BackingID:   [16]byte{0x1d, 3, 3, 3, 0, 0, 0, 0, 0xb7},
+
+		Tail:        5 << 20,
+		TailSeq:     4182,
+		TailEpoch:   [16]byte{0x7e, 1, 1, 1},
+		DurableUpTo: 5<<20 + 512,
+		Epoch:       [16]byte{0xe0, 2, 2, 2},
+		BarrierSeq:  4190,
+		BarrierTime: time.Date(2025, 3, 2, 13, 29, 59, 0, time.UTC),
+		Fingerprint: Fingerprint{Size: 1 << 30, ModTimeNs: 1_740_922_199_000_000_000, Count: FingerprintBlocks},
 	}
 	for i, block := range sampledBlocks(1 << 30) {
 		sb.Fingerprint.Blocks[i] = BlockSum{Block: block, CRC: 0xc0de_0000 + uint32(i)}

@@ -38,22 +38,36 @@ type Slot struct {
 	// Super is the slot's content, nil unless it can be believed.
 	Super *Superblock
 	// Err says why Super is nil: it wraps ErrNoJournal (nothing of ours), ErrCorrupt (torn
-	// or damaged) or ErrTooNew. One torn slot is normal after a crash.
+	// or damaged), ErrTooNew, or ErrChanged and ErrShrunk (with Internal: the device has been
+	// resized). One torn slot is normal after a crash.
 	Err error
 
 	content []byte
 }
 
-// ReadSlots reads both slots and judges each by itself, for `jnbd check`. The error is
-// that of the device, or of the placement; what is wrong with a slot stands in the slot.
+// ReadSlots reads both slots and judges each by itself. The error is that of the device, or
+// of the placement; what is wrong with a slot stands in the slot.
 func ReadSlots(dev disk.Device, placement Placement) ([2]Slot, error) {
+	return readSlots(dev, placement, dev.ReadAt)
+}
+
+// ReadSlotsDirect is ReadSlots of what the medium holds, past the page cache, for
+// `jnbd check`.
+func ReadSlotsDirect(dev disk.Device, placement Placement) ([2]Slot, error) {
+	return readSlots(dev, placement, func(p []byte, off int64) (int, error) { return disk.ReadDirect(dev, p, off) })
+}
+
+// readFunc is the shape of ReadAt.
+type readFunc func(p []byte, off int64) (int, error)
+
+func readSlots(dev disk.Device, placement Placement, read readFunc) ([2]Slot, error) {
 	var slots [2]Slot
 	offsets, err := SlotOffsets(placement, dev.Size())
 	if err != nil {
 		return slots, err
 	}
 	for i, off := range offsets {
-		content, err := readSlot(dev, off)
+		content, err := readSlot(dev.Size(), off, read)
 		if err != nil {
 			return slots, fmt.Errorf("read superblock slot %d at %d: %w", i, off, err)
 		}
@@ -68,13 +82,13 @@ func ReadSlots(dev disk.Device, placement Placement) ([2]Slot, error) {
 
 // readSlot reads a slot. What lies beyond the end of the device comes as zeros: a
 // truncated slot fails its checksum, an absent one is empty.
-func readSlot(dev disk.Device, off int64) ([]byte, error) {
+func readSlot(deviceBytes, off int64, read readFunc) ([]byte, error) {
 	b := make([]byte, slotBytes)
-	there := min(max(dev.Size()-off, 0), slotBytes)
+	there := min(max(deviceBytes-off, 0), slotBytes)
 	if there == 0 {
 		return b, nil
 	}
-	if n, err := dev.ReadAt(b[:there], off); err != nil && (int64(n) < there || !errors.Is(err, io.EOF)) {
+	if n, err := read(b[:there], off); err != nil && (int64(n) < there || !errors.Is(err, io.EOF)) {
 		return nil, err
 	}
 	return b, nil
@@ -100,6 +114,10 @@ func judge(content []byte, placement Placement, deviceBytes int64) Slot {
 	sb, err := decode(content, h)
 	if err == nil {
 		err = sb.fits(placement, deviceBytes)
+	}
+	if errors.Is(err, ErrChanged) || errors.Is(err, ErrShrunk) {
+		s.Err = err // the slot is as it was written; the device is not
+		return s
 	}
 	if err != nil {
 		s.Err = fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -162,8 +180,8 @@ func describeBoth(slots *[2]Slot) error {
 }
 
 // Probe reads the superblock of the journal on dev and never writes. With Internal, dev is
-// the whole backing. The errors are ErrNoJournal, ErrCorrupt and ErrTooNew, wrapped with
-// what was found where, or the device's own.
+// the whole backing. The errors are ErrNoJournal, ErrCorrupt, ErrTooNew, ErrChanged and
+// ErrShrunk, wrapped with what was found where, or the device's own.
 func Probe(dev disk.Device, placement Placement) (*Superblock, error) {
 	slots, newest, err := readNewest(dev, placement)
 	if err != nil {

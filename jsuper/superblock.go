@@ -51,9 +51,18 @@ type Superblock struct {
 	LogBytes     int64 // length of the ring; a multiple of SegmentBytes
 	SegmentBytes int64 // a power of two, at least 4096
 
-	// The spare area of mode ordered: where it begins, how long it is, how long it may get.
-	// All 0 until that mode exists.
+	// The write-once side, on the journal device: where its stored state begins, which
+	// generation of it goes with Tail, and the spare area. SpareCap is how much of that may
+	// be used. All 0 on a disk that never was in mode ordered or auto.
+	StateOffset                       int64
+	StateGeneration                   uint64
 	SpareOffset, SpareBytes, SpareCap int64
+
+	// What the journal was made on and for: the size of its device, 0 if unknown, and which
+	// file its backing is (disk.File.Identity), all zero if unknown. With Internal a device
+	// of another size is refused: the slots would not be at its end.
+	DeviceBytes int64
+	BackingID   [16]byte
 
 	// Where recovery starts: the first frame at or after Tail has sequence number TailSeq
 	// and follows on epoch TailEpoch; everything below DurableUpTo was flushed.

@@ -68,9 +68,9 @@ func (sb *Superblock) validateLayout() error {
 	for _, f := range []struct {
 		name  string
 		bytes int64
-	}{{"offset", sb.SpareOffset}, {"size", sb.SpareBytes}, {"cap", sb.SpareCap}} {
+	}{{"spare offset", sb.SpareOffset}, {"spare size", sb.SpareBytes}, {"spare cap", sb.SpareCap}, {"state offset", sb.StateOffset}, {"device size", sb.DeviceBytes}} {
 		if f.bytes < 0 || f.bytes > maxBytes {
-			return fmt.Errorf("spare %s %d, want 0 to %d", f.name, f.bytes, int64(maxBytes))
+			return fmt.Errorf("%s %d, want 0 to %d", f.name, f.bytes, int64(maxBytes))
 		}
 	}
 	return nil
@@ -92,6 +92,14 @@ func (sb *Superblock) validateTail() error {
 func (sb *Superblock) fits(placement Placement, deviceBytes int64) error {
 	if sb.Placement != placement {
 		return fmt.Errorf("placement is %s, but the slots were found as for %s", sb.Placement, placement)
+	}
+	if placement == Internal && sb.DeviceBytes != 0 && sb.DeviceBytes != deviceBytes {
+		cause := ErrChanged
+		if deviceBytes < sb.DeviceBytes {
+			cause = ErrShrunk
+		}
+		return fmt.Errorf("%w: it has %d bytes, its journal was made for %d: restore its size of %d bytes before it is used",
+			cause, deviceBytes, sb.DeviceBytes, sb.DeviceBytes)
 	}
 	limit := deviceBytes
 	if placement == Internal {

@@ -33,7 +33,8 @@ import (
 // socket's buffers hold.
 //
 // A client that says DISC and then leaves has asked for its outstanding requests to be
-// finished, so age alone raises no doubt then. But once another connection has changed the
+// finished, so age alone raises no doubt once DISC is in the read buffer, wherever the
+// requests before it are. But once another connection has changed the
 // export, these requests would come out of order after that one's, and are dropped.
 
 const (

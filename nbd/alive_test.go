@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,6 +128,60 @@ func TestOutstandingAtDisconnect(t *testing.T) {
 			log.await(t, closedOf(1))
 			if got := d.content(0, 1)[0]; got != tt.want {
 				t.Errorf("disk holds %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// What the reader itself holds back is finished too when DISC lies behind it in the read
+// buffer, though the client has left long before it gets its place in the order.
+func TestHeldBackBeforeDisconnect(t *testing.T) {
+	write := encodeRequest(cmdWrite, 0, 1, 0, 2, []byte("ab"))
+	disc := encodeRequest(cmdDisc, 0, 2, 0, 0, nil)
+	masked := encodeRequest(cmdWrite, 0, 3, 0, uint32(len(disc)), disc)
+	for _, tt := range []struct {
+		name     string
+		requests [][]byte
+		want     bool
+	}{
+		{"write", [][]byte{write, disc}, true},
+		{"more writes than a batch holds", [][]byte{bytes.Repeat(write, maxBatch+1), disc}, true},
+		{"write and flush", [][]byte{write, encodeRequest(cmdFlush, 0, 4, 0, 0, nil), disc}, true},
+		{"trim", [][]byte{encodeRequest(cmdTrim, 0, 5, 0, 1, nil), write, disc}, true},
+		{"large write behind it", [][]byte{write, encodeRequest(cmdWrite, 0, 6, 0, 100<<10, make([]byte, 100<<10)), disc}, true},
+		{"no disconnect", [][]byte{write}, false},
+		{"a payload that looks like one", [][]byte{write, masked}, false},
+		{"a payload cut off where it looks like one", [][]byte{write, masked[:requestHeaderSize-4], be32(100), disc}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newMemDisk(1 << 20)
+			s := &Server{Exports: []Export{{Device: d}}}
+			if err := s.setUp(); err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			near, far := socketPair(t)
+			for _, end := range []net.Conn{near, far} { // all of it is to come with one read
+				if err := end.(*net.UnixConn).SetWriteBuffer(inputBytes); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := newConn(s, 1, near)
+			c.export, c.size = s.exports[0], 1<<20
+			var once sync.Once
+			d.beforeAdmit = func() { // as if the log had been full for an hour
+				once.Do(func() { c.received = time.Now().Add(-time.Hour) })
+			}
+			if _, err := far.Write(bytes.Join(tt.requests, nil)); err != nil {
+				t.Fatal(err)
+			}
+			_ = far.Close()
+			c.end(c.transmit())
+			if got := d.content(0, 1)[0] == 'a' || d.writes.Load() > 1; got != tt.want {
+				t.Errorf("the changes were done: %v, want %v", got, tt.want)
+			}
+			if got := s.Stats().Dropped == 0; got != tt.want {
+				t.Errorf("nothing was dropped: %v, want %v", got, tt.want)
 			}
 		})
 	}

@@ -98,17 +98,33 @@ func (c *conn) handOffWrite(req *request) error {
 	}
 	got := copy(o.buf.mem[:n], c.input[c.from:c.to])
 	c.from += got
-	for got < n {
-		m, err := c.receive(o.buf.mem[got:n], 1)
-		if err != nil {
-			o.land() // a payload that did not come whole never reaches the Device
-			return err
-		}
-		got += m
+	if err := c.receivePayload(o, got); err != nil {
+		o.land() // a payload that did not come whole never reaches the Device
+		return err
 	}
 	c.limit = afterLarge
 	o.received = c.received
 	c.export.workers.do(o)
+	return nil
+}
+
+// receivePayload receives what is missing of o's payload after its first got bytes. The
+// buffer is a loan that ends only when the client has sent all, so its pace is watched.
+func (c *conn) receivePayload(o *op, got int) error {
+	p := o.buf.mem[got:o.bufBytes]
+	if len(p) == 0 {
+		return nil
+	}
+	c.receiving.begin(c.server.buffers.indexFor(o.bufBytes), len(p))
+	defer c.receiving.end()
+	for len(p) > 0 {
+		n, err := c.receive(p, 1)
+		if err != nil {
+			return err
+		}
+		c.receiving.moved(n)
+		p = p[n:]
+	}
 	return nil
 }
 

@@ -18,9 +18,12 @@ import (
 //   - What is lent out plus what lies idle never exceeds a pool's limit. Before it maps new
 //     memory it gives idle buffers of other classes back to the kernel.
 //   - Who finds no room waits in line, first come first served, so that a large request
-//     is not passed for ever by smaller ones. While somebody waits for long, connections
-//     whose client does not read its replies are closed (conn.go, closeStalled).
-//   - A connection may hold a quarter of each pool, or one buffer (flight.go).
+//     is not passed for ever by smaller ones. While somebody waits, connections whose
+//     client holds memory and does nothing for its return are closed (stalled.go).
+//   - A connection may hold one buffer of a pool; more, up to a quarter of the pool, only
+//     while nobody waits and as much stays free as it holds then (flight.go). So n
+//     connections that take all they can leave the (n+1)th part to others, as long as
+//     there are more buffers than connections.
 //
 // The memory is mapped, not the garbage collector's: the bound is then exact at any
 // moment, and the collector's pace does not depend on how much clients have in flight.
@@ -28,8 +31,6 @@ import (
 const (
 	minBufferShift = 14 // 16 KiB, the smallest class
 	maxBufferShift = 30 // 1 GiB, the largest: maxMaxBlock
-
-	starvedAfter = 10 * time.Second // a wait for room that calls for action
 )
 
 // The pools. The last one takes every size, and what the others leave of the bound.
@@ -44,11 +45,11 @@ const poolCount = len(poolLargest)
 type buffers [poolCount]pool
 
 // init gives the pools their limits. total is what all may hold, 0 for the least that
-// lets a request of largest bytes in; starved is called again and again while somebody
-// waits for long.
-func (b *buffers) init(total int64, largest int, starved func()) {
+// lets a request of largest bytes in; starved is called with the pool's index again and
+// again while somebody waits.
+func (b *buffers) init(total int64, largest int, starved func(pool int)) {
 	for i := range b {
-		b[i].starved = starved
+		b[i].starved = func() { starved(i) }
 		b[i].limit = poolLimit[i]
 		total -= poolLimit[i]
 	}
@@ -93,7 +94,7 @@ type buffer struct {
 // pool lends buffers.
 type pool struct {
 	limit   int64
-	starved func() // called while somebody waits for long
+	starved func() // called every starvedTick while somebody waits
 
 	mu    sync.Mutex
 	lent  int64 // bytes that are lent out
@@ -145,9 +146,21 @@ func (p *pool) get(n int, cancel <-chan struct{}) (*buffer, bool) {
 	return nil, false
 }
 
+// takeBeside lends a buffer of at least n bytes to somebody who then holds held
+// bytes of the pool, or returns nil: when others wait, or less than held would stay free.
+func (p *pool) takeBeside(n int, held int64) *buffer {
+	class := classOf(n)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.line) > 0 || p.lent+classBytes(class)+held > p.limit {
+		return nil
+	}
+	return p.takeLocked(class)
+}
+
 // wait returns the buffer, or nil when cancel is closed first.
 func (w *waiter) wait(cancel <-chan struct{}, starved func()) *buffer {
-	ticker := time.NewTicker(starvedAfter)
+	ticker := time.NewTicker(starvedTick)
 	defer ticker.Stop()
 	for {
 		select {

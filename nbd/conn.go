@@ -45,8 +45,9 @@ type conn struct {
 	// changesSeen is export.changes as this connection last left or found it.
 	changesSeen atomic.Uint64
 
-	outbox outbox
-	flight flight
+	outbox    outbox
+	flight    flight
+	receiving pace // of a large payload that is coming in
 
 	closing sync.Mutex
 	reason  string // why the socket was closed; set once
@@ -66,14 +67,16 @@ const (
 	reasonProtocol     = "protocol error"
 	reasonFailed       = "connection failed"
 	reasonStopping     = "server is stopping"
-	reasonStalled      = "client does not read its replies while others wait for memory"
+	reasonNotReading   = "client does not read its replies while others wait for memory"
+	reasonNotSending   = "client does not send its payload while others wait for memory"
 )
 
 var (
 	errDisconnected = errors.New(reasonDisconnected)
 	errAborted      = errors.New(reasonAborted)
 	errStopped      = errors.New(reasonStopping)
-	errStalled      = errors.New(reasonStalled)
+	errNotReading   = errors.New(reasonNotReading)
+	errNotSending   = errors.New(reasonNotSending)
 	errLeft         = errors.New("closed without a disconnect request")
 	errGone         = errors.New("the client was gone when its requests were to be applied")
 )
@@ -220,22 +223,6 @@ func (c *conn) linger() {
 	}
 }
 
-// closeStalled closes connections that hold buffers for replies which their client has
-// not read for long. It is called while others wait for memory.
-func (s *Server) closeStalled() {
-	s.mu.Lock()
-	var stalled []*conn
-	for c := range s.conns {
-		if c.flight.holds() && c.outbox.stuckFor() >= starvedAfter {
-			stalled = append(stalled, c)
-		}
-	}
-	s.mu.Unlock()
-	for _, c := range stalled {
-		c.close(reasonStalled, errStalled)
-	}
-}
-
 // postResult posts the reply to a change or flush that has succeeded, or to any request
 // that the Device has failed. A change that was dropped has nobody to reply to.
 func (c *conn) postResult(cookie uint64, err error) {
@@ -250,7 +237,7 @@ func (c *conn) appendResult(p []byte, cookie uint64, err error) []byte {
 	switch {
 	case err == nil:
 		return appendSimple(p, cookie, 0)
-	case errors.Is(err, ErrDropped):
+	case isDropped(err):
 		c.count.dropped.Add(1)
 		c.gone.Store(true)
 		return p

@@ -16,8 +16,8 @@ type Device interface {
 	// WriteBatch performs writes in the order given, each whole or not at all. On return
 	// they survive the death of this process. admit is called once, under the lock that
 	// gives the total order, just before the batch gets its place in it; when it reports
-	// false nothing is done and ErrDropped is returned (trap 1, ghost writes). The batch
-	// may wait for space; it never fails for lack of it.
+	// false nothing is done and ErrDropped, or an error with a method Dropped, is returned
+	// (trap 1, ghost writes). The batch may wait for space; it never fails for lack of it.
 	WriteBatch(data [][]byte, offsets []int64, admit func() bool) error
 	// Zero makes [off, off+n) read as zeros, durable and ordered like a write. With punch
 	// the space may be given back. n may be far beyond 4 GiB; the cost is O(1).
@@ -38,5 +38,13 @@ type CachedReader interface {
 	ReadCachedAt(p []byte, off int64) bool
 }
 
-// ErrDropped is WriteBatch's, Zero's and Trim's answer when admit refused.
+// ErrDropped is WriteBatch's, Zero's and Trim's answer when admit refused. A Device that
+// does not know this package answers with an error of its own that has, anywhere in its
+// chain, a method Dropped() bool which returns true.
 var ErrDropped = errors.New("request dropped: its connection is gone")
+
+// isDropped reports whether err says that admit refused.
+func isDropped(err error) bool {
+	var own interface{ Dropped() bool }
+	return errors.Is(err, ErrDropped) || errors.As(err, &own) && own.Dropped()
+}

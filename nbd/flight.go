@@ -9,7 +9,7 @@ const (
 	maxHandedOff = 32
 	// maxFlushing bounds the requests of one connection that wait for a flush.
 	maxFlushing = 1024
-	// connShare is the part of a pool that one connection may hold.
+	// connShare is the part of a pool that one connection may hold while few others do.
 	connShare = 4
 )
 
@@ -26,20 +26,33 @@ type flight struct {
 }
 
 // tryHandOff counts a request that needs a buffer of n bytes, if it fits; with wait it
-// waits until it fits, which it does at the latest when nothing else is in flight.
-func (f *flight) tryHandOff(b *buffers, n int, wait bool) bool {
+// waits until it fits, which it does at the latest when nothing else is in flight. A
+// connection that holds part of the pool gets the buffer with the count, and only while
+// the pool can spare it. One that holds nothing gets nil, and asks the pool, where it may
+// have to wait in line.
+func (f *flight) tryHandOff(b *buffers, n int, wait bool) (buf *buffer, ok bool) {
 	i, bytes := b.indexFor(n), classBytes(classOf(n))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.handed >= maxHandedOff || f.held[i] > 0 && f.held[i]+bytes > b[i].limit/connShare {
+	for {
+		if f.handed < maxHandedOff {
+			if f.held[i] == 0 {
+				break
+			}
+			if f.held[i]+bytes <= b[i].limit/connShare {
+				if buf = b[i].takeBeside(n, f.held[i]+bytes); buf != nil {
+					break
+				}
+			}
+		}
 		if !wait {
-			return false
+			return nil, false
 		}
 		f.landed.Wait()
 	}
 	f.handed++
 	f.held[i] += bytes
-	return true
+	return buf, true
 }
 
 // handBack undoes tryHandOff.
@@ -101,9 +114,9 @@ func (f *flight) drain() {
 	f.mu.Unlock()
 }
 
-// holds reports whether buffers are held.
-func (f *flight) holds() bool {
+// holds reports whether buffers of a pool are held.
+func (f *flight) holds(pool int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.held != [poolCount]int64{}
+	return f.held[pool] > 0
 }

@@ -18,6 +18,7 @@ type memDisk struct {
 	beforeSync  func()                  // in every Sync
 	fail        func(what string) error // may fail an operation
 	notCached   atomic.Bool             // ReadCachedAt always says no
+	dropped     error                   // what refused changes return, if not ErrDropped
 
 	mu    sync.Mutex
 	data  []byte
@@ -42,6 +43,13 @@ func (d *memDisk) failure(what string) error {
 		return d.fail(what)
 	}
 	return nil
+}
+
+func (d *memDisk) refused() error {
+	if d.dropped != nil {
+		return d.dropped
+	}
+	return ErrDropped
 }
 
 func (d *memDisk) Size() (int64, error) { return int64(len(d.data)), d.failure("size") }
@@ -79,7 +87,7 @@ func (d *memDisk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) 
 		return err
 	}
 	if !admit() {
-		return ErrDropped
+		return d.refused()
 	}
 	d.batches.Add(1)
 	for i, p := range data {
@@ -101,7 +109,7 @@ func (d *memDisk) Zero(off, n int64, punch bool, admit func() bool) error {
 		return err
 	}
 	if !admit() {
-		return ErrDropped
+		return d.refused()
 	}
 	clear(d.data[off : off+n])
 	if punch {

@@ -60,14 +60,21 @@ func (p *opCache) put(o *op) {
 // the connection is over: nothing is begun for a client that can't be answered. The reader
 // calls it; what it has collected leaves first if there is a wait.
 func (c *conn) handOff(req *request, n int) (*op, error) {
-	if !c.flight.tryHandOff(&c.server.buffers, n, false) {
+	buf, ok := c.flight.tryHandOff(&c.server.buffers, n, false)
+	if !ok {
 		if err := c.sendCollected(); err != nil {
 			return nil, err
 		}
-		c.flight.tryHandOff(&c.server.buffers, n, true)
+		buf, _ = c.flight.tryHandOff(&c.server.buffers, n, true)
 	}
-	buf, err := c.takeBuffer(n)
+	err := c.answerable()
+	if err == nil && buf == nil {
+		buf, err = c.awaitBuffer(n)
+	}
 	if err != nil {
+		if buf != nil {
+			buf.free()
+		}
 		c.flight.handBack(&c.server.buffers, n)
 		return nil, err
 	}
@@ -76,16 +83,18 @@ func (c *conn) handOff(req *request, n int) (*op, error) {
 	return o, nil
 }
 
-// takeBuffer gets a buffer from the pools.
-func (c *conn) takeBuffer(n int) (*buffer, error) {
+// answerable returns why the client can't be answered any more, or nil.
+func (c *conn) answerable() error {
 	select {
 	case <-c.ended:
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	default:
+		return c.outbox.failure()
 	}
-	if err := c.outbox.failure(); err != nil {
-		return nil, err
-	}
+}
+
+// awaitBuffer gets a buffer from the pools, in its turn.
+func (c *conn) awaitBuffer(n int) (*buffer, error) {
 	buf, ok := c.server.buffers.poolFor(n).get(n, c.ended)
 	if !ok {
 		return nil, net.ErrClosed

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +29,10 @@ const maxPosted = 256 << 10
 // maxVectors is how many pieces one write call is given; the host takes up to 1,024.
 const maxVectors = 256
 
+// maxPlainWrite bounds a write without a socket to look at, so that the pace of a slow
+// client shows: such a write returns only when all of it was taken.
+const maxPlainWrite = 16 << 10
+
 // outbox is the sending half of a connection.
 type outbox struct {
 	nc  net.Conn
@@ -52,9 +54,7 @@ type outbox struct {
 	broken  error                 // why writing failed
 	tryFunc func(fd uintptr) bool // b.try, bound once so that a send allocates nothing
 
-	// stuckSince is when the socket last took something of a write that may block, in
-	// nanoseconds of the Unix epoch; 0 while there is none.
-	stuckSince atomic.Int64
+	pace pace // of a write that may block
 }
 
 // init ties the outbox to its connection.
@@ -208,8 +208,8 @@ func (b *outbox) dropLocked() {
 func (b *outbox) write(block bool) (over bool) {
 	b.block = block
 	if block {
-		b.stuckSince.Store(time.Now().UnixNano())
-		defer b.stuckSince.Store(0)
+		b.pace.begin(everyPool, b.unsent())
+		defer b.pace.end()
 	}
 	switch {
 	case b.broken != nil:
@@ -220,7 +220,7 @@ func (b *outbox) write(block bool) (over bool) {
 	case block:
 		for len(b.iov) > 0 && b.broken == nil {
 			var n int
-			n, b.broken = b.nc.Write(b.iov[0])
+			n, b.broken = b.nc.Write(b.iov[0][:min(len(b.iov[0]), maxPlainWrite)])
 			b.advance(n)
 		}
 	}
@@ -263,7 +263,7 @@ func (b *outbox) try(fd uintptr) bool {
 // advance drops the first n bytes of b.iov: they are sent.
 func (b *outbox) advance(n int) {
 	if n > 0 && b.block {
-		b.stuckSince.Store(time.Now().UnixNano())
+		b.pace.moved(n)
 	}
 	for len(b.iov) > 0 && n >= len(b.iov[0]) {
 		n -= len(b.iov[0])
@@ -272,6 +272,15 @@ func (b *outbox) advance(n int) {
 	if n > 0 {
 		b.iov[0] = b.iov[0][n:]
 	}
+}
+
+// unsent is the number of bytes in b.iov.
+func (b *outbox) unsent() int {
+	n := 0
+	for _, p := range b.iov {
+		n += len(p)
+	}
+	return n
 }
 
 // drain waits until all that was posted is sent or can't be sent.
@@ -304,13 +313,4 @@ func (b *outbox) failure() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failed
-}
-
-// stuckFor is how long the client has not taken anything of what is being sent to it.
-func (b *outbox) stuckFor() time.Duration {
-	since := b.stuckSince.Load()
-	if since == 0 {
-		return 0
-	}
-	return time.Since(time.Unix(0, since))
 }

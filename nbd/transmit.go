@@ -86,6 +86,9 @@ func (c *conn) transmit() error {
 // serveReceived begins every whole request in the buffer. It returns an error when there
 // is nothing to come after them.
 func (c *conn) serveReceived() error {
+	if c.endsInDisconnect() {
+		c.disconnecting.Store(true) // now: what lies before it may have to wait long
+	}
 	for c.to-c.from >= requestHeaderSize {
 		req, ok := decodeRequest(c.input[c.from:c.to])
 		if !ok {
@@ -114,6 +117,30 @@ func (c *conn) serveReceived() error {
 		}
 	}
 	return nil
+}
+
+// endsInDisconnect reports whether the last request in the buffer is DISC. A payload may
+// look like one, so when the last bytes do, the requests before them are walked.
+func (c *conn) endsInDisconnect() bool {
+	last := c.to - requestHeaderSize
+	if last < c.from {
+		return false
+	}
+	if req, ok := decodeRequest(c.input[last:c.to]); !ok || req.cmd != cmdDisc {
+		return false
+	}
+	at := c.from
+	for at < last {
+		req, ok := decodeRequest(c.input[at:c.to])
+		if !ok || req.cmd == cmdDisc {
+			return false
+		}
+		at += requestHeaderSize
+		if req.cmd == cmdWrite {
+			at += int(req.length)
+		}
+	}
+	return at == last
 }
 
 // perform begins a request without payload.

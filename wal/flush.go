@@ -22,6 +22,7 @@ type round struct {
 	done  chan struct{} // closed when point and err are there
 	taken bool          // upTo is there; guarded by Log.mu
 	upTo  int64         // end of its barrier
+	notes int64         // the durable mark that its barrier frame carries
 	point Point
 	err   error
 }
@@ -73,7 +74,7 @@ func (l *Log) lead(r *round, soft bool) {
 	var flushed bool
 	if err == nil {
 		flushed = true
-		if err = l.dev.Flush(); err != nil {
+		if err = l.flushDevices(); err != nil {
 			err = l.fail(fmt.Errorf("flush log up to position %#x: %w", point.Pos, err))
 		}
 	}
@@ -91,11 +92,23 @@ func (l *Log) lead(r *round, soft bool) {
 	}
 	if err == nil {
 		l.barrierDurableLocked(point)
+		l.recorded = max(l.recorded, r.notes)
 		r.point = point
 	}
 	r.err = err
 	l.running = nil
 	close(r.done)
+}
+
+// flushDevices is step 4: the log's device, and side by side with it the others.
+func (l *Log) flushDevices() error {
+	if l.opt.FlushBeside == nil {
+		return l.dev.Flush()
+	}
+	beside := make(chan error, 1)
+	go func() { beside <- l.opt.FlushBeside() }() // ends with the flush; awaited below
+	err := l.dev.Flush()
+	return errors.Join(err, <-beside)
 }
 
 // appendBarrier is step 3. The frame may go into the reserve.
@@ -119,7 +132,7 @@ func (l *Log) appendBarrier(r *round) (Point, error) {
 	point := Point{w.at.pos, w.at.seq - 1, timeOf(w.time)}
 	l.publish(func() {
 		l.captured = l.head
-		r.upTo, r.taken = l.head, true
+		r.upTo, r.notes, r.taken = l.head, w.durable, true
 	})
 	return point, nil
 }

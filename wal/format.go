@@ -144,6 +144,7 @@ var (
 	errOtherPos    = errors.New("frame belongs to another position")
 	errOtherSeq    = errors.New("frame has another sequence number")
 	errOtherEpoch  = errors.New("frame belongs to another epoch")
+	errStopped     = errors.New("the caller stopped the scan")
 	errNotFirst    = errors.New("segment begins with neither a summary nor a start frame")
 	errNotAligned  = errors.New("frame on a 4 KiB line is not marked as first after a flush")
 	errChain       = errors.New("start frame continues another chain")

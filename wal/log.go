@@ -64,6 +64,7 @@ type Log struct {
 	tail       int64   // oldest live position
 	start      Start   // of the tail
 	durable    int64   // everything before it is durable
+	recorded   int64   // the largest durable mark that a durable frame carries
 	captured   int64   // head when the last flush began
 	barrier    Point   // last durable barrier
 	points     []Point // durable barriers that may become the tail, oldest first
@@ -86,11 +87,14 @@ type Stats struct {
 	Tail        int64 // oldest live position
 	Head        int64 // end of the last frame
 	DurableUpTo int64 // everything before this position is durable
-	Barrier     Point // last durable barrier
-	Size        int64 // of the ring in bytes
-	Free        int64 // bytes that records may still take, headers and padding included
-	NextSeq     uint64
-	Epoch       Epoch
+	// RecordedUpTo is the part of it that the log itself proves: a durable frame says so. A
+	// scan after a crash takes everything before it for durable without looking.
+	RecordedUpTo int64
+	Barrier      Point // last durable barrier
+	Size         int64 // of the ring in bytes
+	Free         int64 // bytes that records may still take, headers and padding included
+	NextSeq      uint64
+	Epoch        Epoch
 
 	AppendedBytes uint64 // written since Continue, headers, padding and summaries included
 	Appends       uint64 // calls of Append
@@ -107,6 +111,7 @@ func (l *Log) Stats() Stats {
 		Tail:          l.tail,
 		Head:          l.head,
 		DurableUpTo:   l.durable,
+		RecordedUpTo:  l.recorded,
 		Barrier:       l.barrier,
 		Size:          l.geo.size,
 		Free:          max(0, l.geo.clientLimit(l.floor.Load())-l.head),
@@ -159,12 +164,17 @@ func (l *Log) usableLocked() error {
 // fail makes err the log's failure unless it has one, and returns the one it has.
 func (l *Log) fail(err error) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.failed == nil {
+	first := l.failed == nil
+	if first {
 		l.failed = err
 		l.tellChangedLocked()
 	}
-	return l.failed
+	err = l.failed
+	l.mu.Unlock()
+	if first && l.opt.OnFail != nil {
+		l.opt.OnFail(err)
+	}
+	return err
 }
 
 // tellChangedLocked wakes those who wait on Changed.
@@ -199,10 +209,10 @@ func (l *Log) Close() error {
 	}
 	<-l.ended
 	l.appendMu.Lock() // an append that is going on ends first
-	defer l.appendMu.Unlock()
 	l.mu.Lock()
-	r := l.running
+	r := l.running // it may still need appendMu
 	l.mu.Unlock()
+	l.appendMu.Unlock()
 	if r != nil {
 		<-r.done
 	}

@@ -16,6 +16,15 @@ type Options struct {
 	// Default 32 MiB.
 	SoftFlushBytes int64
 
+	// FlushBeside, if not nil, is called for every flush of the log's device, beside it and
+	// behind the barrier frame: it makes durable what the frames speak of and other devices
+	// hold. Nothing counts as durable before both have returned nil.
+	FlushBeside func() error
+
+	// OnFail, if not nil, is called once, from the goroutine that met the log's failure. It
+	// must not call the log.
+	OnFail func(error)
+
 	newEpoch func() Epoch // tests fix the epochs
 }
 

@@ -16,6 +16,10 @@ const (
 type ScanOptions struct {
 	Start Start
 	Cut   Cut
+	// Stop, if not 0, ends the chain before the first frame at or behind this position, as if
+	// that frame were torn: the caller found that what it speaks of did not reach the medium.
+	// It must not lie below what an earlier scan found durable.
+	Stop int64
 	// Direct reads past the page cache where the device can (jnbd check).
 	Direct bool
 	// VerifyAll reads every frame and payload, also where a SUMMARY would do, and holds

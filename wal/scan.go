@@ -176,6 +176,10 @@ func (s *scanner) run() error {
 		if t != nil {
 			return s.endAt(t)
 		}
+		if s.opt.Stop != 0 && h.pos >= s.opt.Stop {
+			s.found = &tear{pos: h.pos, why: errStopped}
+			return nil
+		}
 		if err := s.apply(&h, recs, before); err != nil {
 			return err
 		}
@@ -189,7 +193,7 @@ func (s *scanner) takeSegment() (bool, error) {
 	at := s.cur.at
 	next := s.geo.segmentEnd(at.pos)
 	sum := s.headAt(next)
-	if s.opt.VerifyAll || next > s.durable || next > s.stop || sum == nil ||
+	if s.opt.VerifyAll || next > s.durable || s.opt.Stop != 0 && next >= s.opt.Stop || next > s.stop || sum == nil ||
 		sum.kind != KindSummary || sum.flags&FlagIncomplete != 0 {
 		return false, nil
 	}

@@ -55,6 +55,10 @@ type checkResult struct {
 	ReadBytes    int64       `json:"read_bytes"`
 	LogUsedBytes int64       `json:"log_used_bytes"`
 	NotHomeBytes int64       `json:"not_home_bytes"`
+
+	DisplacedBytes int64 `json:"displaced_bytes"`
+	SpareBytes     int64 `json:"spare_bytes"`
+	SpareUsedBytes int64 `json:"spare_used_bytes"`
 }
 
 // slotCheck is one superblock slot as found.
@@ -68,17 +72,27 @@ type slotCheck struct {
 // looking got, also beside an error.
 func (s *store) check() (checkResult, error) {
 	result := checkResult{Disk: s.disk}
-	slots, err := jsuper.ReadSlots(s.parts().Journal, s.placement)
+	slots, err := jsuper.ReadSlotsDirect(s.parts().Journal, s.placement)
 	if err == nil {
-		for _, slot := range slots {
+		for i, slot := range slots {
 			found := "ok"
 			if slot.Err != nil {
 				found = slot.Err.Error()
+			}
+			if torn, damage := judgeLoss(slot, slots[1-i]); torn {
+				found += " (normal: a save was torn by a crash, the other slot speaks)"
+			} else {
+				err = errors.Join(err, damage)
 			}
 			result.Slots = append(result.Slots, slotCheck{slot.Offset, slot.Generation, found})
 		}
 	}
 	report, inspectErr := journal.Inspect(s.parts(), journal.InspectOptions{VerifyAll: true, Direct: true})
+	if inspectErr == nil {
+		spare, lookErr := s.lookOnce(report.Super)
+		inspectErr = lookErr
+		result.DisplacedBytes, result.SpareBytes, result.SpareUsedBytes = spare.displacedBytes, spare.spareBytes, spare.spareUsedBytes
+	}
 	if err = errors.Join(err, inspectErr); err != nil {
 		err = s.explain(err)
 		if errors.Is(err, jsuper.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) {
@@ -98,6 +112,24 @@ func (s *store) check() (checkResult, error) {
 	return result, err
 }
 
+// judgeLoss judges a slot that can't be read while the other one, which survives, can. It is
+// torn where the survivor says that the disk was in use: then a save may have been under way.
+// Otherwise it is damage: one more, and the journal is lost. A journal that was saved only
+// once has an empty slot.
+func judgeLoss(slot, survivor jsuper.Slot) (torn bool, damage error) {
+	lost := errors.Is(slot.Err, jsuper.ErrCorrupt) || errors.Is(slot.Err, jsuper.ErrNoJournal)
+	switch {
+	case !lost || survivor.Super == nil:
+		return false, nil // fine, or worse than this: Inspect says what
+	case survivor.Generation == 1 && errors.Is(slot.Err, jsuper.ErrNoJournal):
+		return false, nil
+	case survivor.Super.State == jsuper.Dirty:
+		return true, nil
+	}
+	return false, fmt.Errorf("superblock slot at %d is lost, the other one still speaks; serving the disk and stopping it writes both anew: %w: %w",
+		slot.Offset, jsuper.ErrCorrupt, slot.Err)
+}
+
 // lines is the same for people. The error itself is printed by main.
 func (r checkResult) lines() []fact {
 	lines := []fact{{"disk", r.Disk}}
@@ -112,7 +144,8 @@ func (r checkResult) lines() []fact {
 		lines = append(lines,
 			fact{"state", r.State},
 			fact{"log", fmt.Sprintf("%d frames, %d records, %s in use, %s read", r.Frames, r.Records, humanSize(r.LogUsedBytes), humanSize(r.ReadBytes))},
-			fact{"not home", humanSize(r.NotHomeBytes)})
+			fact{"not home", humanSize(r.NotHomeBytes)},
+			displacedFact(r.DisplacedBytes, r.SpareUsedBytes, r.SpareBytes))
 	}
 	verdict := "ok"
 	if !r.OK {

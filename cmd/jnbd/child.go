@@ -7,17 +7,17 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // runChild is the command of serve --run.
 type runChild struct {
-	cmd   *exec.Cmd
-	ended chan int // its exit code, once; buffered
-	wait  sync.WaitGroup
+	pid   int           // what to signal: the process, or minus its group
+	ended chan int      // its exit code, once; buffered
+	gone  chan struct{} // closed when it has ended
 }
 
 // startChild runs the command by sh, with the address of the disk in its environment:
@@ -30,12 +30,22 @@ func startChild(command, uri string, l net.Listener) (*runChild, error) {
 		socket = l.Addr().String()
 		legacy = "nbd:unix:" + socket
 	}
+	// A group of its own: a stop ends what the shell has started, too. On a terminal it stays
+	// in ours, or it could not read what is typed.
+	group := !isTerminal(os.Stdin)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: group}
 	cmd.Env = append(os.Environ(), "uri="+uri, "unixsocket="+socket, "nbd="+legacy)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("--run: %w", err)
 	}
-	child := &runChild{cmd: cmd, ended: make(chan int, 1)}
-	child.wait.Go(func() { child.ended <- exitOf(cmd.Wait()) }) // ends with the command; stop waits
+	child := &runChild{pid: cmd.Process.Pid, ended: make(chan int, 1), gone: make(chan struct{})}
+	if group {
+		child.pid = -child.pid
+	}
+	go func() { // ends with the command; stop waits
+		child.ended <- exitOf(cmd.Wait())
+		close(child.gone)
+	}()
 	return child, nil
 }
 
@@ -47,10 +57,24 @@ func (c *runChild) done() <-chan int {
 	return c.ended
 }
 
-// stop ends the command if it still runs, and waits for it.
+// childTimeout is how long the command may take to end when jnbd stops.
+const childTimeout = 10 * time.Second
+
+// stop ends the command with all that it started, if it still runs, and waits for it: with
+// SIGTERM, and after childTimeout with SIGKILL.
 func (c *runChild) stop() {
-	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-	c.wait.Wait()
+	select {
+	case <-c.gone:
+		return
+	default:
+	}
+	_ = syscall.Kill(c.pid, syscall.SIGTERM) // it may have ended by now
+	select {
+	case <-c.gone:
+	case <-time.After(childTimeout):
+		_ = syscall.Kill(c.pid, syscall.SIGKILL)
+		<-c.gone
+	}
 }
 
 // exitOf is a command's exit code as the shell counts it: 128 and the signal if one

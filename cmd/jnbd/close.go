@@ -16,7 +16,7 @@ import (
 
 func (a *app) closeCommand() *cobra.Command {
 	var journalFlag string
-	var asJSON bool
+	var acceptBacking, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "close DISK",
 		Short: "Bring everything home; the backing is then a plain raw image",
@@ -26,19 +26,20 @@ again. An internal journal is cut off an image file; one beside stays, says that
 is closed, and lets 'jnbd serve' resume it, until you remove it.`,
 		Args: exactArgs("DISK"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			return a.closeDisk(ctx, args[0], journalFlag, asJSON)
+			return a.closeDisk(ctx, args[0], journalFlag, acceptBacking, asJSON)
 		},
 	}
 	cmd.Flags().StringVar(&journalFlag, "journal", "", "where the journal lies: PATH or internal (default: DISK.jnbd, else DISK's tail)")
+	cmd.Flags().BoolVar(&acceptBacking, "accept-backing", false, "close a disk even if something else has written to it since its last use")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
 // closeDisk makes the backing a raw image. Each step may be done already, by an earlier
 // close that was interrupted.
-func (a *app) closeDisk(ctx context.Context, diskPath, journalFlag string, asJSON bool) (err error) {
+func (a *app) closeDisk(ctx context.Context, diskPath, journalFlag string, acceptBacking, asJSON bool) (err error) {
 	at, err := locate(diskPath, journalFlag)
 	if err != nil {
 		return err
@@ -53,7 +54,7 @@ func (a *app) closeDisk(ctx context.Context, diskPath, journalFlag string, asJSO
 		return err
 	}
 	if super.State != jsuper.Closed {
-		if err := a.finish(ctx, s); err != nil {
+		if err := a.finish(ctx, s, acceptBacking); err != nil {
 			return err
 		}
 	}
@@ -79,8 +80,8 @@ func (a *app) closeDisk(ctx context.Context, diskPath, journalFlag string, asJSO
 }
 
 // finish opens the disk, which recovers it if need be, and brings everything home.
-func (a *app) finish(ctx context.Context, s *store) error {
-	engine, err := journal.Open(s.parts(), journal.Options{})
+func (a *app) finish(ctx context.Context, s *store, acceptBacking bool) error {
+	engine, err := journal.Open(s.parts(), journal.Options{AcceptBacking: acceptBacking})
 	if err != nil {
 		return s.explain(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -20,11 +20,17 @@ import (
 //  1. Decide from the flags and from what exists where everything will lie (planCreate).
 //     Nothing is written until every check has passed.
 //  2. Make the backing if it isn't there, and lock it.
-//  3. Make the journal file and the link to it, or make room in the backing's tail.
-//  4. journal.Format writes the log's zeros and, last, the superblock: from then on the
-//     disk has a journal.
-//  5. When any step fails, or the user interrupts, everything made is taken away again in
+//  3. Make the journal file under a name of its own (createjournal.go), or make room in
+//     the backing's tail.
+//  4. journal.Format writes the log's zeros and, last, the superblock.
+//  5. The journal file gets its name, and the link to it is made: from then on the disk has
+//     a journal.
+//  6. When any step fails, or the user interrupts, everything made is taken away again in
 //     reverse order. The homes of an existing image are never written at all.
+//
+// A create that was killed leaves at most an image of zeros and an unfinished journal under
+// its other name. The next create with the same flags finishes the one and replaces the
+// other.
 
 // defaultJournalBytes is the journal's size unless --journal-size is given.
 const defaultJournalBytes = 256 << 20
@@ -40,6 +46,8 @@ type createOptions struct {
 	spare       string
 	mode        string
 	journal     string
+
+	acceptBacking bool
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -57,7 +65,7 @@ the tail of the disk itself: an image file grows for it, a block device must hav
 Block devices get an internal journal unless --journal says otherwise.`,
 		Args: exactArgs("DISK"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
 			made, err := a.create(ctx, args[0], options)
 			if err != nil {
@@ -70,8 +78,9 @@ Block devices get an internal journal unless --journal says otherwise.`,
 	flags.Var(&options.size, "size", "size of the disk; makes the image if it does not exist")
 	flags.Var(&options.journalSize, "journal-size", "size of the journal, at least "+formatSize(journal.MinJournalBytes)+" (default "+formatSize(defaultJournalBytes)+")")
 	flags.StringVar(&options.journal, "journal", "", "where the journal lies: PATH or internal (default DISK.jnbd; on a block device internal)")
-	flags.StringVar(&options.mode, "mode", "", "how writes reach their place: data, ordered or auto (default data)")
-	flags.StringVar(&options.spare, "spare", "", "room for write-once, a share like 10% or a size; for the modes ordered and auto")
+	flags.StringVar(&options.mode, "mode", "", "how writes reach their place: data, ordered or auto (default "+defaultMode.String()+")")
+	flags.StringVar(&options.spare, "spare", "", "room for write-once, a share like 10% or a size; for the modes ordered (default 100%) and auto (default 25%)")
+	flags.BoolVar(&options.acceptBacking, "accept-backing", false, "adopt a disk even if it looks as if it had a journal before it was resized")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
@@ -100,10 +109,6 @@ func (a *app) printCreated(made created, asJSON bool) error {
 
 // create makes a disk, whole or not at all.
 func (a *app) create(ctx context.Context, diskPath string, options createOptions) (made created, err error) {
-	mode, err := parseMode(options.mode, options.spare)
-	if err != nil {
-		return created{}, err
-	}
 	plan, err := planCreate(diskPath, options)
 	if err != nil {
 		return created{}, err
@@ -126,12 +131,9 @@ func (a *app) create(ctx context.Context, diskPath string, options createOptions
 	}
 
 	progress := a.newProgress("write journal")
-	super, err := journal.Format(interruptible(ctx, opened), journal.FormatOptions{
-		DiskBytes:    diskBytes,
-		JournalBytes: plan.journalBytes,
-		Mode:         mode,
-		Progress:     progress.step,
-	})
+	format := plan.format
+	format.DiskBytes, format.Progress = diskBytes, progress.step
+	super, err := journal.Format(interruptible(ctx, opened), format)
 	progress.end()
 	if ctx.Err() != nil {
 		return created{}, fmt.Errorf("create %s: %w; nothing is left behind", diskPath, errInterrupted)
@@ -139,12 +141,15 @@ func (a *app) create(ctx context.Context, diskPath string, options createOptions
 	if err != nil {
 		return created{}, fmt.Errorf("create %s: %w", diskPath, err)
 	}
+	if err := plan.publish(&undo); err != nil {
+		return created{}, fmt.Errorf("create %s: %w", diskPath, err)
+	}
 	undo = nil // it is made, whatever becomes of the descriptors
 	return created{plan.place, super}, opened.Close()
 }
 
 // open makes what is to be made, and opens and locks all of it.
-func (plan *createPlan) open(undo *undoList) (*store, error) {
+func (plan *createPlan) open(undo *undoList) (_ *store, err error) {
 	size := int64(0)
 	if plan.makeDisk {
 		size = plan.diskBytes
@@ -153,28 +158,30 @@ func (plan *createPlan) open(undo *undoList) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &store{place: plan.place, backing: backing}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
 	if plan.makeDisk {
 		undo.add(func() error { return os.Remove(plan.disk) })
 	}
-	s := &store{place: plan.place, backing: backing}
+	if plan.diskBytes > 0 && backing.Size() == 0 {
+		// A create that was killed between the file and its size.
+		undo.add(func() error { return os.Truncate(plan.disk, 0) })
+		if err := errors.Join(backing.Truncate(plan.diskBytes), backing.SyncAll()); err != nil {
+			return nil, fmt.Errorf("make disk %s: %w", plan.disk, err)
+		}
+	}
+	if err := plan.settle(backing.Size()); err != nil {
+		return nil, err
+	}
 	if plan.placement == jsuper.Internal {
 		return s, nil
 	}
-	s.journal, err = disk.OpenFile(plan.journal, disk.FileOptions{Create: plan.makeJournal, Size: plan.journalBytes})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create journal of %s: %w", plan.disk, err), backing.Close())
-	}
-	if plan.makeJournal {
-		undo.add(func() error { return os.Remove(plan.journal) })
-	}
-	if plan.link != "" {
-		if err := os.Symlink(plan.journal, plan.link); err != nil {
-			return nil, errors.Join(fmt.Errorf("link journal of %s: %w", plan.disk, err), s.Close())
-		}
-		undo.add(func() error { return os.Remove(plan.link) })
-		if err := disk.SyncDir(filepath.Dir(plan.link)); err != nil {
-			return nil, errors.Join(err, s.Close())
-		}
+	if s.journal, err = plan.openJournal(undo); err != nil {
+		return nil, fmt.Errorf("create journal of %s: %w", plan.disk, err)
 	}
 	return s, nil
 }

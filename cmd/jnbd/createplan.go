@@ -13,21 +13,36 @@ import (
 // createPlan is where everything will lie. Making one writes nothing.
 type createPlan struct {
 	place
-	makeDisk     bool   // the backing does not exist yet
-	blockDevice  bool   // the backing is a block device
-	diskBytes    int64  // --size, or 0 for the backing's own
-	journalBytes int64  // superblock and log
-	makeJournal  bool   // the journal is a file that does not exist yet
-	link         string // symbolic link to the journal, or empty
+	makeDisk    bool  // the backing does not exist yet
+	blockDevice bool  // the backing is a block device
+	diskBytes   int64 // --size, or 0 for the backing's own
+	format      journal.FormatOptions
+	spare       string // --spare
+	// acceptBacking takes a disk that looks as if it had an internal journal before it was
+	// resized.
+	acceptBacking bool
+	makeJournal   bool   // the journal is a file that does not exist yet, or is to be replaced
+	link          string // symbolic link to the journal, or empty
 }
 
 func planCreate(diskPath string, options createOptions) (*createPlan, error) {
-	plan := &createPlan{diskBytes: options.size.bytes, journalBytes: defaultJournalBytes}
-	if options.journalSize.given {
-		plan.journalBytes = roundUp(options.journalSize.bytes, sizeLine)
+	mode, err := parseMode(options.mode)
+	if err != nil {
+		return nil, err
 	}
-	if plan.journalBytes < journal.MinJournalBytes {
-		return nil, usagef("--journal-size %s is too small: want at least %s", formatSize(plan.journalBytes), formatSize(journal.MinJournalBytes))
+	if diskPath, err = resolveDisk(diskPath); err != nil {
+		return nil, err
+	}
+	plan := &createPlan{diskBytes: options.size.bytes, spare: options.spare, acceptBacking: options.acceptBacking}
+	plan.format.Mode, plan.format.JournalBytes = mode, defaultJournalBytes
+	if options.journalSize.given {
+		plan.format.JournalBytes = roundUp(options.journalSize.bytes, sizeLine)
+	}
+	if plan.format.JournalBytes < journal.MinJournalBytes {
+		return nil, usagef("--journal-size %s is too small: want at least %s", formatSize(plan.format.JournalBytes), formatSize(journal.MinJournalBytes))
+	}
+	if _, err := spareBytes(options.spare, mode, max(options.size.bytes, 1)); err != nil {
+		return nil, err
 	}
 	if options.size.given && options.size.bytes == 0 {
 		return nil, usagef("--size 0: a disk has at least one byte")
@@ -58,6 +73,16 @@ func planCreate(diskPath string, options createOptions) (*createPlan, error) {
 	return plan, refuseExistingJournal(diskPath)
 }
 
+// settle completes what the format asks for once the disk's size is known.
+func (plan *createPlan) settle(backingBytes int64) (err error) {
+	plan.format.DiskBytes = plan.diskBytes
+	if plan.format.DiskBytes == 0 {
+		plan.format.DiskBytes = backingBytes
+	}
+	plan.format.SpareBytes, err = spareBytes(plan.spare, plan.format.Mode, plan.format.DiskBytes)
+	return err
+}
+
 // journalElsewhere plans for --journal PATH.
 func (plan *createPlan) journalElsewhere(diskPath, path string) error {
 	absolute, err := filepath.Abs(path)
@@ -84,14 +109,20 @@ func (plan *createPlan) journalElsewhere(diskPath, path string) error {
 }
 
 // refuseExistingJournal keeps a journal beside the disk from being overwritten or
-// forgotten: it may hold writes that the image lacks.
+// forgotten: it may hold writes that the image lacks. A file of zeros holds none: an older
+// jnbd left it when it was killed.
 func refuseExistingJournal(diskPath string) error {
-	_, err := os.Lstat(beside(diskPath))
+	info, err := os.Lstat(beside(diskPath))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return fmt.Errorf("look for a journal of %s: %w", diskPath, err)
+	}
+	if info.Mode().IsRegular() {
+		if unfinished, err := neverFinished(beside(diskPath)); unfinished || err != nil {
+			return err
+		}
 	}
 	return fmt.Errorf("disk %s has a journal already: 'jnbd serve %s' uses it; to start over, run 'jnbd close %s' and remove %s: %w",
 		diskPath, diskPath, diskPath, beside(diskPath), fs.ErrExist)

@@ -25,51 +25,57 @@ func (plan *createPlan) fit(s *store, undo *undoList) (diskBytes int64, err erro
 		if diskBytes == 0 {
 			return 0, fmt.Errorf("disk %s is empty: remove it and give --size to make one", plan.disk)
 		}
-		if err := refuseInternalJournal(s.backing, plan.disk); err != nil {
+		if err := plan.refuseInternalJournal(s.backing); err != nil {
 			return 0, err
 		}
 		if !plan.makeJournal {
-			plan.journalBytes, err = adoptJournalDevice(s.journal, plan.journal)
+			err = plan.adoptJournalDevice(s.journal)
 		}
 		return diskBytes, err
 	}
+	journalBytes := journal.JournalSize(plan.format)
 
-	if err := refuseInternalJournal(s.backing, plan.disk); err != nil {
+	if err := plan.refuseInternalJournal(s.backing); err != nil {
 		return 0, err
 	}
 	if !plan.blockDevice && (diskBytes == 0 || diskBytes == backingBytes) {
-		return backingBytes, growForJournal(s.backing, plan.journalBytes, undo)
+		return backingBytes, growForJournal(s.backing, journalBytes, undo)
 	}
-	room := backingBytes - plan.journalBytes
+	room := backingBytes - journalBytes
 	switch {
 	case diskBytes > 0 && roundUp(diskBytes, sizeLine) <= room:
 		return diskBytes, nil // --size says that what lies beyond is free
 	case diskBytes > 0:
 		return 0, fmt.Errorf("disk %s has %d bytes, too few for --size %d and a journal of %s: the largest --size is %d",
-			plan.disk, backingBytes, diskBytes, formatSize(plan.journalBytes), max(0, room&^(sizeLine-1)))
+			plan.disk, backingBytes, diskBytes, formatSize(journalBytes), max(0, room&^(sizeLine-1)))
 	case room < sizeLine:
 		return 0, fmt.Errorf("disk %s has only %d bytes, too few for a journal of %s: use --journal PATH or a smaller --journal-size",
-			plan.disk, backingBytes, formatSize(plan.journalBytes))
+			plan.disk, backingBytes, formatSize(journalBytes))
 	}
 	diskBytes = room &^ (sizeLine - 1)
 	if err := requireZeros(s.backing, diskBytes, backingBytes-diskBytes); err != nil {
 		return 0, fmt.Errorf("disk %s: its last %s may be in use (%w): give --size of at most %d if they are free, or put the journal elsewhere with --journal PATH",
-			plan.disk, formatSize(plan.journalBytes), err, diskBytes)
+			plan.disk, formatSize(journalBytes), err, diskBytes)
 	}
 	return diskBytes, nil
 }
 
 // refuseInternalJournal keeps a journal in the backing's tail from being overwritten,
 // unless the disk was closed: then nothing is in it.
-func refuseInternalJournal(backing *disk.File, diskPath string) error {
+func (plan *createPlan) refuseInternalJournal(backing *disk.File) error {
+	diskPath := plan.disk
 	super, err := jsuper.Probe(backing, jsuper.Internal)
 	switch {
-	case errors.Is(err, jsuper.ErrNoJournal):
+	case errors.Is(err, jsuper.ErrNoJournal) && (plan.makeDisk || plan.acceptBacking):
 		return nil
+	case errors.Is(err, jsuper.ErrNoJournal):
+		return refuseResized(backing, diskPath)
 	case errors.Is(err, disk.ErrOutOfRange):
 		return nil // too small to hold one
+	case errors.Is(err, jsuper.ErrChanged), errors.Is(err, jsuper.ErrShrunk):
+		return fmt.Errorf("disk %s: %w", diskPath, err)
 	case err != nil:
-		return fmt.Errorf("disk %s has something like a journal in its tail, which can't be read: %w; if nobody needs it, zero the last 8 KiB of the disk", diskPath, err)
+		return fmt.Errorf("disk %s has something like a journal in its tail, which can't be read: %w; if nobody needs it, zero the last 8 KiB of the disk and give --accept-backing", diskPath, err)
 	case super.State == jsuper.Closed:
 		return nil
 	}
@@ -87,18 +93,22 @@ func growForJournal(backing *disk.File, journalBytes int64, undo *undoList) erro
 	return nil
 }
 
-// adoptJournalDevice checks that a block device given as --journal is free, and returns
-// how much of it the journal may have: all.
-func adoptJournalDevice(device *disk.File, path string) (int64, error) {
+// adoptJournalDevice checks that a block device given as --journal is free. Mode data makes
+// all of it the log; the others leave what is behind the log to spare slots.
+func (plan *createPlan) adoptJournalDevice(device *disk.File) error {
 	bytes := device.Size() &^ (sizeLine - 1)
-	if bytes < journal.MinJournalBytes {
-		return 0, fmt.Errorf("--journal %s has only %d bytes: want at least %s", path, device.Size(), formatSize(journal.MinJournalBytes))
+	if bytes < plan.format.JournalBytes {
+		return fmt.Errorf("--journal %s has only %d bytes, too few for a journal of %s: want at least %s, and --journal-size to say so",
+			plan.journal, device.Size(), formatSize(plan.format.JournalBytes), formatSize(journal.MinJournalBytes))
+	}
+	if plan.format.Mode == jsuper.Data {
+		plan.format.JournalBytes = bytes
 	}
 	const label = 64 << 10 // file systems, partition tables and our superblock leave a mark here
 	if err := requireZeros(device, 0, label); err != nil {
-		return 0, fmt.Errorf("--journal %s is in use (%w): if nobody needs what it holds, wipe it with 'blkdiscard -z %s' first", path, err, path)
+		return fmt.Errorf("--journal %s is in use (%w): if nobody needs what it holds, wipe it with 'blkdiscard -z %s' first", plan.journal, err, plan.journal)
 	}
-	return bytes, nil
+	return nil
 }
 
 // requireZeros reads [off, off+n), and fails when a byte is not zero.
@@ -111,12 +121,17 @@ func requireZeros(device disk.Device, off, n int64) error {
 		}
 		for i, b := range piece {
 			if b != 0 {
-				return fmt.Errorf("data at byte %d", off+int64(i))
+				return &nonZeroError{off + int64(i)}
 			}
 		}
 		off += int64(len(piece))
 	}
 	return nil
 }
+
+// nonZeroError says where requireZeros found something else.
+type nonZeroError struct{ offset int64 }
+
+func (e *nonZeroError) Error() string { return fmt.Sprintf("data at byte %d", e.offset) }
 
 func roundUp(n, line int64) int64 { return (n + line - 1) / line * line }

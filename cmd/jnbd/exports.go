@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"jnbd/disk"
 	"jnbd/journal"
 	"jnbd/jsuper"
 	"jnbd/nbd"
@@ -61,13 +62,18 @@ func splitExport(arg string) (name, diskPath string) {
 	return filepath.Base(arg), arg
 }
 
-// createMissing makes a disk that does not exist, if --size allows it.
+// createMissing makes a disk that does not exist, if --size allows it, and finishes one that
+// a create which was killed has left without a journal.
 func (a *app) createMissing(ctx context.Context, diskPath string, options serveOptions) error {
 	if !options.create.size.given {
 		return nil
 	}
-	if _, err := os.Stat(diskPath); !errors.Is(err, fs.ErrNotExist) {
-		return nil // open tells what is wrong, if anything is
+	if _, err := os.Stat(diskPath); err == nil {
+		if unfinished, err := options.create.unfinished(diskPath); err != nil || !unfinished {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil // open tells what is wrong
 	}
 	made, err := a.create(ctx, diskPath, options.create)
 	if err != nil {
@@ -76,6 +82,41 @@ func (a *app) createMissing(ctx context.Context, diskPath string, options serveO
 	a.log.Info().Str("disk", diskPath).Int64("size_bytes", made.super.DiskBytes).
 		Str("journal", made.journalName()).Int64("log_bytes", made.super.LogBytes).Msg("disk created")
 	return nil
+}
+
+// unfinished reports whether the disk is an image file of exactly --size, or still empty,
+// without a journal. With an internal one it may have been made longer for it already. It
+// takes no lock: create looks again.
+func (o *createOptions) unfinished(diskPath string) (bool, error) {
+	plan, err := planCreate(diskPath, *o)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil // it has a journal, or there is a file where --journal points to
+	}
+	if err != nil {
+		return false, err
+	}
+	if plan.blockDevice {
+		return false, nil
+	}
+	f, err := disk.OpenFile(plan.disk, disk.FileOptions{ReadOnly: true, NoLock: true})
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // only read
+	switch _, err := jsuper.Probe(f, jsuper.Internal); {
+	case err == nil:
+		return false, nil
+	case !errors.Is(err, jsuper.ErrNoJournal):
+		return false, nil // opening it tells what is wrong
+	}
+	if err := plan.settle(f.Size()); err != nil {
+		return false, err
+	}
+	whole := o.size.bytes
+	if plan.placement == jsuper.Internal {
+		whole = roundUp(whole, sizeLine) + journal.JournalSize(plan.format)
+	}
+	return f.Size() == 0 || f.Size() == o.size.bytes || f.Size() == whole, nil
 }
 
 // openExport opens and recovers one disk, and logs what recovery found.
@@ -100,6 +141,12 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 	if err := options.create.matches(diskPath, super); err != nil {
 		return nil, err
 	}
+	var mode jsuper.Mode // 0: as it is
+	if options.create.mode != "" {
+		if mode, err = parseMode(options.create.mode); err != nil {
+			return nil, err
+		}
+	}
 	cut := wal.CutPrefix
 	if options.recover == "barrier" {
 		cut = wal.CutBarrier
@@ -108,6 +155,7 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 	engine, err := journal.Open(opened.parts(), journal.Options{
 		Recover:        cut,
 		CommitInterval: options.commitInterval,
+		Mode:           mode,
 		Memory:         budget.disk,
 		ReadOnly:       options.readOnly,
 		AcceptBacking:  options.acceptBacking,
@@ -127,22 +175,18 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 	} else {
 		line.Msg("disk opened")
 	}
+	if mode != 0 && mode != super.Mode {
+		log.Info().Str("mode", mode.String()).Str("old_mode", super.Mode.String()).Msg("mode changed")
+	}
 	return &export{name: name, readOnly: options.readOnly, store: opened, disk: engine}, nil
 }
 
-// matches refuses --size and --mode that contradict an existing disk.
+// matches refuses a --size that contradicts an existing disk.
 func (o *createOptions) matches(diskPath string, super *jsuper.Superblock) error {
 	if o.size.given && o.size.bytes != super.DiskBytes {
 		return fmt.Errorf("disk %s exists with %d bytes, not --size %d: leave --size away", diskPath, super.DiskBytes, o.size.bytes)
 	}
-	if o.mode == "" {
-		return nil
-	}
-	mode, err := parseMode(o.mode, "")
-	if err == nil && mode != super.Mode {
-		err = fmt.Errorf("disk %s has mode %s, not %s: %w", diskPath, super.Mode, mode, journal.ErrModeUnsupported)
-	}
-	return err
+	return nil
 }
 
 // newServer is the NBD server of the exports.
@@ -174,13 +218,17 @@ func (a *app) closeExports(exports []*export) error {
 	var failed error
 	for _, e := range exports {
 		err := e.disk.Close(ctx)
-		left := e.disk.Stats().OverlayBytes
-		log := a.log.With().Str("disk", e.store.place.disk).Int64("not_home_bytes", left).Int64("displaced_bytes", 0).Logger()
+		stats := e.disk.Stats()
+		log := a.log.With().Str("disk", e.store.place.disk).Int64("not_home_bytes", stats.OverlayBytes).
+			Int64("displaced_bytes", stats.DisplacedBytes).Int64("spare_used_bytes", stats.SpareUsedBytes).
+			Uint64("in_place_bytes", stats.InPlaceBytes).Uint64("to_spare_bytes", stats.ToSpareBytes).Logger()
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			log.Warn().Dur("waited", checkpointTimeout).Msg("disk stopped before its log was home; the next start goes on with it, nothing is lost")
 		case err != nil:
 			failed = errors.Join(failed, e.store.explain(err))
+		case stats.DisplacedBytes > 0:
+			log.Info().Msg("disk stopped; what is displaced lies in the journal: run 'jnbd close' before the image is used without jnbd")
 		default:
 			log.Info().Msg("disk stopped")
 		}

@@ -25,14 +25,18 @@ func (a *app) infoCommand() *cobra.Command {
 			}
 			defer func() { err = errors.Join(err, s.Close()) }()
 			var report *journal.Report
+			var spare once
 			err = look(inUse, func() (err error) {
-				report, err = journal.Inspect(s.parts(), journal.InspectOptions{})
+				if report, err = journal.Inspect(s.parts(), journal.InspectOptions{}); err != nil {
+					return err
+				}
+				spare, err = s.lookOnce(report.Super)
 				return err
 			})
 			if report == nil || report.Super == nil || (err != nil && !inUse) {
 				return s.explain(err)
 			}
-			facts := newDiskInfo(s.place, inUse, report)
+			facts := newDiskInfo(s.place, inUse, report, spare)
 			if asJSON {
 				return printJSON(a.stdout, facts)
 			}
@@ -62,6 +66,8 @@ type diskInfo struct {
 	Updated        utcTime      `json:"updated"`
 	Tail           int64        `json:"tail"`
 	DisplacedBytes int64        `json:"displaced_bytes"`
+	SpareBytes     int64        `json:"spare_bytes"`
+	SpareUsedBytes int64        `json:"spare_used_bytes"`
 	Log            *logInfo     `json:"log"`
 	LastBarrier    *barrierInfo `json:"last_barrier"`
 }
@@ -82,7 +88,7 @@ type barrierInfo struct {
 	Time utcTime `json:"time"`
 }
 
-func newDiskInfo(at place, inUse bool, report *journal.Report) diskInfo {
+func newDiskInfo(at place, inUse bool, report *journal.Report, spare once) diskInfo {
 	super := report.Super
 	info := diskInfo{
 		Disk:         at.disk,
@@ -99,6 +105,10 @@ func newDiskInfo(at place, inUse bool, report *journal.Report) diskInfo {
 		Created:      utcTime(super.CreatedAt),
 		Updated:      utcTime(super.UpdatedAt),
 		Tail:         super.Tail,
+
+		DisplacedBytes: spare.displacedBytes,
+		SpareBytes:     super.SpareBytes,
+		SpareUsedBytes: spare.spareUsedBytes,
 	}
 	if super.BarrierSeq != 0 {
 		info.LastBarrier = &barrierInfo{super.BarrierSeq, utcTime(super.BarrierTime)}
@@ -141,11 +151,20 @@ func (d diskInfo) lines() []fact {
 			fact{"log", fmt.Sprintf("%s of %s in use, %d frames, %d records", humanSize(d.Log.UsedBytes), humanSize(d.LogBytes), d.Log.Frames, d.Log.Records)},
 			fact{"not home", fmt.Sprintf("%s in %d extents", humanSize(d.Log.NotHomeBytes), d.Log.Extents)})
 	}
-	lines = append(lines, fact{"displaced", humanSize(d.DisplacedBytes)})
+	lines = append(lines, displacedFact(d.DisplacedBytes, d.SpareUsedBytes, d.SpareBytes))
 	if d.LastBarrier != nil {
 		lines = append(lines, fact{"last barrier", fmt.Sprintf("seq %d at %s", d.LastBarrier.Seq, d.LastBarrier.Time)})
 	} else {
 		lines = append(lines, fact{"last barrier", "none yet"})
 	}
 	return append(lines, fact{"created", d.Created}, fact{"updated", d.Updated})
+}
+
+// displacedFact is the write-once side, for people.
+func displacedFact(displaced, used, spare int64) fact {
+	text := humanSize(displaced)
+	if spare > 0 {
+		text = fmt.Sprintf("%s, %s of %s spare in use", text, humanSize(used), humanSize(spare))
+	}
+	return fact{"displaced", text}
 }

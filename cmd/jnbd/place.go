@@ -15,7 +15,7 @@ const internalJournal = "internal"
 
 // place says where the parts of a disk are.
 type place struct {
-	disk      string // the backing, as the user named it
+	disk      string // the backing, as the user named it, but for links to an image
 	journal   string // the journal's file or device; empty when it is internal
 	placement jsuper.Placement
 }
@@ -23,6 +23,24 @@ type place struct {
 // beside is where the journal of a disk lies unless said otherwise. With --journal PATH
 // it is a symbolic link, so that later commands find the journal without being told.
 func beside(diskPath string) string { return diskPath + ".jnbd" }
+
+// resolveDisk is DISK without symbolic links to the image file itself: by every name it has
+// one journal, beside the file. A block device keeps its name: the node that a link in /dev
+// leads to may be another one after the next boot. So does what does not exist.
+func resolveDisk(diskPath string) (string, error) {
+	link, err := os.Lstat(diskPath)
+	if err != nil || link.Mode()&fs.ModeSymlink == 0 {
+		return diskPath, nil // whoever opens it tells what is wrong, if anything is
+	}
+	if info, err := os.Stat(diskPath); err != nil || !info.Mode().IsRegular() {
+		return diskPath, nil
+	}
+	resolved, err := filepath.EvalSymlinks(diskPath)
+	if err != nil {
+		return "", fmt.Errorf("disk %s: follow the link: %w", diskPath, err)
+	}
+	return resolved, nil
+}
 
 func internalPlace(diskPath string) place {
 	return place{disk: diskPath, placement: jsuper.Internal}
@@ -36,6 +54,10 @@ func besidePlace(diskPath, journalPath string) place {
 // that exists, else the tail of the backing. It does not look into the journal.
 func locate(diskPath, journalFlag string) (place, error) {
 	if _, err := statDisk(diskPath); err != nil {
+		return place{}, err
+	}
+	diskPath, err := resolveDisk(diskPath)
+	if err != nil {
 		return place{}, err
 	}
 	switch journalFlag {

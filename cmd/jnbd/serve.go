@@ -78,7 +78,7 @@ systemd (LISTEN_FDS) go before both.`,
 	flags.Var(&options.create.size, "size", "make disks that do not exist, of this size")
 	flags.Var(&options.create.journalSize, "journal-size", "size of a new disk's journal (default "+formatSize(defaultJournalBytes)+")")
 	flags.StringVar(&options.create.journal, "journal", "", "where the journal lies: PATH or internal (default: DISK.jnbd, else DISK's tail)")
-	flags.StringVar(&options.create.mode, "mode", "", "how writes reach their place: data, ordered or auto (default: as created)")
+	flags.StringVar(&options.create.mode, "mode", "", "how writes reach their place: data, ordered or auto; changes an existing disk's mode for good (default: as it is)")
 	flags.StringVarP(&options.listen.unix, "unix", "U", "", "listen on this unix socket (default DISK.sock)")
 	flags.StringVarP(&options.listen.ip, "ipaddr", "i", "127.0.0.1", "listen on this address for TCP")
 	flags.Uint16VarP(&options.listen.port, "port", "p", 10809, "listen on this TCP port; 0 picks a free one")
@@ -177,6 +177,12 @@ func (o *serveOptions) check(args []string) error {
 	}
 	if o.readOnly && o.create.size.given {
 		return usagef("--read-only and --size: a disk can't be made without writing")
+	}
+	if _, err := parseMode(o.create.mode); err != nil {
+		return err
+	}
+	if o.readOnly && o.create.mode != "" {
+		return usagef("--read-only and --mode: the mode can't be changed without writing")
 	}
 	if o.recover != "prefix" && o.recover != "barrier" {
 		return usagef("--recover %q: want prefix or barrier", o.recover)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -61,7 +62,12 @@ func (s *store) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, journal.ErrBackingChanged), errors.Is(err, journal.ErrForeign):
+		return fmt.Errorf("disk %s: %w; if this was intended, run serve or close with --accept-backing; otherwise restore the image", s.disk, err)
 	case errors.Is(err, jsuper.ErrNoJournal) && s.placement == jsuper.Internal:
+		if resized := refuseResized(s.backing, s.disk); resized != nil {
+			return resized
+		}
 		return fmt.Errorf("disk %s has no journal, neither %s nor in its tail; 'jnbd create %s' adds one and keeps the data: %w",
 			s.disk, beside(s.disk), s.disk, err)
 	case errors.Is(err, jsuper.ErrNoJournal):
@@ -76,6 +82,24 @@ func (p place) journalName() string {
 		return internalJournal
 	}
 	return p.journal
+}
+
+// once is what a look at a disk's write-once side finds, in bytes; all 0 if it has none.
+type once struct {
+	displacedBytes, spareBytes, spareUsedBytes int64
+}
+
+// lookOnce measures the write-once side, and writes nothing.
+func (s *store) lookOnce(super *jsuper.Superblock) (once, error) {
+	if super.StateOffset == 0 {
+		return once{}, nil
+	}
+	engine, err := journal.Open(s.parts(), journal.Options{ReadOnly: true, AcceptBacking: true})
+	if err != nil {
+		return once{}, err
+	}
+	stats := engine.Stats()
+	return once{stats.DisplacedBytes, stats.SpareBytes, stats.SpareUsedBytes}, engine.Close(context.Background()) // waits for nothing
 }
 
 // Close gives files and locks back. It writes nothing.

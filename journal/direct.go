@@ -1,0 +1,130 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"jnbd/ordered"
+)
+
+// A write that goes out once (DESIGN, section 5):
+//
+//  1. Its whole blocks get destinations: their homes where those are empty and nothing
+//     logged waits for them, else spare slots. If there is no room, the log takes it all.
+//  2. The bytes are written there, outside of every lock; nothing refers to them yet.
+//  3. One append of MAP records, each with the checksum of what it speaks of, gives the
+//     write its place in the order; pieces of blocks at its edges go along as DATA.
+//  4. Under the locks of the append the destinations become the blocks' bases.
+//
+// If the checkpointer needed one of the homes between 1 and 3, the reservation is stolen, and
+// the write takes the log after all: it is slower, not wrong.
+
+// errStolen is place's word for step 3's failure.
+var errStolen = errors.New("the checkpointer needs a home of this write")
+
+// writeDirect writes p at off once. handled is false when it must take the log.
+func (d *Disk) writeDirect(p []byte, off int64, admit func() bool) (handled bool, err error) {
+	o := d.once
+	first, last := blocksOf(off), (off+int64(len(p)))/blockBytes
+	if last <= first {
+		return false, nil
+	}
+	res, ok := o.state.Reserve(first, last-first, d.nothingLogged)
+	if !ok && d.makeRoom() {
+		res, ok = o.state.Reserve(first, last-first, d.nothingLogged)
+	}
+	if !ok {
+		return false, nil
+	}
+	q := d.newPending()
+	defer d.release(q)
+	if edge := first*blockBytes - off; edge > 0 {
+		q.recs = appendData(q.recs, p[:edge], off, d.maxPayload)
+		q.bytes += edge
+	}
+	for _, t := range res.Targets() {
+		part := p[t.Block*blockBytes-off:][:t.N*blockBytes]
+		if err := d.writeTarget(part, t.Home, t.Block, t.Slot); err != nil {
+			res.Abort()
+			return true, d.poisonWith(err)
+		}
+		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part, castagnoli)))
+	}
+	res.Written()
+	if edge := last*blockBytes - off; edge < int64(len(p)) {
+		q.recs = appendData(q.recs, p[edge:], last*blockBytes, d.maxPayload)
+		q.bytes += int64(len(p)) - edge
+	}
+	for i := range q.recs[:len(q.recs)-1] {
+		q.recs[i].More = true // one request: all or nothing
+	}
+	q.direct = res
+	q.clientBytes = int64(len(p))
+	err = d.submit(q, admit)
+	if err == nil {
+		return true, nil
+	}
+	res.Abort()
+	return !errors.Is(err, errStolen), err
+}
+
+// writeTarget is step 2 for one destination.
+func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
+	if home {
+		if _, err := d.home.WriteAt(p, block*blockBytes); err != nil {
+			return fmt.Errorf("write %d bytes in place at %d: %w", len(p), block*blockBytes, err)
+		}
+		d.once.homeDirty.Store(true)
+		d.once.homeBytes.Add(uint64(len(p)))
+		return nil
+	}
+	if _, err := d.once.spare.WriteAt(p, slot*blockBytes); err != nil {
+		return fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), slot, err)
+	}
+	d.once.spareBytes.Add(uint64(len(p)))
+	return nil
+}
+
+// nothingLogged reports that no logged bytes wait to be brought home to these blocks.
+func (d *Disk) nothingLogged(block, n int64) bool {
+	return !d.overlay.covers(block*blockBytes, min((block+n)*blockBytes, d.size))
+}
+
+// sealDirect makes sure that a batch's reservations hold until they are applied. Those that
+// don't are told so. The caller holds appendMu.
+func sealDirect(batch []*pending) {
+	for _, p := range batch {
+		if p.err == nil && p.direct != nil && !p.direct.Seal() {
+			p.err = errStolen
+		}
+	}
+}
+
+// unsealDirect takes it back: the append has to wait.
+func unsealDirect(batch []*pending) {
+	for _, p := range batch {
+		if p.err == nil && p.direct != nil {
+			p.direct.Unseal()
+		}
+	}
+}
+
+// baseExtents appends to dst what the bases of [off, end) say, which no logged extent owns.
+func (d *Disk) baseExtents(dst []extent, off, end int64) []extent {
+	first := off / blockBytes
+	var room [8]ordered.Piece
+	for _, p := range d.once.state.Lookup(room[:0], first, blocksOf(end)-first) {
+		e := extent{off: p.Block * blockBytes, end: (p.Block + p.N) * blockBytes}
+		switch p.Where {
+		case ordered.Home:
+			e.state = atHome
+		case ordered.Spare:
+			e.state, e.pos = inSpare, p.Slot*blockBytes
+		default:
+			e.state = zeroed
+		}
+		dst = append(dst, e.cut(off, end))
+	}
+	return dst
+}

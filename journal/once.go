@@ -1,0 +1,241 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"sync/atomic"
+
+	"jnbd/disk"
+	"jnbd/jsuper"
+	"jnbd/ordered"
+	"jnbd/wal"
+)
+
+// once is the write-once side of a disk: bulk data goes out once, to its home if that is
+// empty, else to a spare slot; the log gets only a MAP record with its checksum.
+//
+// Rules that hold the two sides together:
+//
+//   - A block's bytes are the overlay's where it has an extent, else those of its base. Both
+//     change together, under overlay.mu, in the order of the log.
+//   - What a MAP or HOME record speaks of is written before the record is appended, and
+//     flushed with it, side by side. Recovery checks the checksums of the records that no
+//     flush is known to have covered, and cuts at the first that fails.
+//   - A place that a record gave up is written again only when the log itself proves that
+//     the record is durable (wal.Stats.RecordedUpTo): else recovery would check, and miss,
+//     bytes that were replaced rightfully.
+type once struct {
+	state    *ordered.State
+	store    disk.Device // the stored state
+	spare    disk.Device
+	together bool // one flush covers log, spare and homes
+
+	generation uint64      // guarded by checkpointMu; of the stored state in the superblock
+	homeDirty  atomic.Bool // a home was written in place since the last flush of the backing began
+
+	// fresh are the ranges that were written once since the last flush, with the positions
+	// of their records: after poison their bytes may be gone.
+	fresh overlay
+
+	homeBytes  atomic.Uint64 // written in place
+	spareBytes atomic.Uint64
+}
+
+const blockBytes = ordered.BlockBytes
+
+// layoutOf is the write-once side's layout in a superblock.
+func layoutOf(sb *jsuper.Superblock) ordered.Layout {
+	return ordered.Layout{Blocks: blocksOf(sb.DiskBytes), Slots: sb.SpareBytes / blockBytes}
+}
+
+// blocksOf is how many blocks n bytes touch.
+func blocksOf(n int64) int64 { return (n + blockBytes - 1) / blockBytes }
+
+// loadOnce reads the write-once side of a disk that has one. It is in replay.
+func loadOnce(p Parts, sb *jsuper.Superblock) (*once, error) {
+	if sb.StateOffset == 0 {
+		return nil, nil
+	}
+	l := layoutOf(sb)
+	if err := l.Validate(); err != nil {
+		return nil, fmt.Errorf("superblock: %w: %w", err, jsuper.ErrCorrupt)
+	}
+	size := p.Journal.Size()
+	for _, r := range []struct {
+		what   string
+		off, n int64
+	}{{"write-once state", sb.StateOffset, ordered.StateBytes(l)}, {"spare area", sb.SpareOffset, sb.SpareBytes}} {
+		if err := disk.CheckRange(r.off, r.n, size); err != nil {
+			return nil, fmt.Errorf("%s: %w: the journal was truncated: %w", r.what, err, jsuper.ErrCorrupt)
+		}
+	}
+	o := &once{
+		store:      disk.Region(p.Journal, sb.StateOffset, ordered.StateBytes(l)),
+		spare:      disk.Region(p.Journal, sb.SpareOffset, sb.SpareBytes),
+		together:   p.Placement == jsuper.Internal,
+		generation: sb.StateGeneration,
+	}
+	var err error
+	if o.state, err = ordered.Load(o.store, l, sb.StateGeneration); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// apply is what a record does to overlay and bases. The caller holds overlay.mu. Live MAP
+// records are applied by their reservation instead.
+func (d *Disk) applyLocked(e *extent) {
+	if d.once == nil {
+		d.overlay.putLocked(*e)
+		return
+	}
+	s := d.once.state
+	switch e.state {
+	case logged, zeroKept:
+		d.overlay.putLocked(*e)
+	case mappedSpare:
+		d.overlay.clearLocked(e.off, e.end)
+		s.Map(e.off/blockBytes, (e.end-e.off)/blockBytes, e.slot, e.pos)
+	case mappedHome:
+		d.overlay.clearLocked(e.off, e.end)
+		s.MapHome(e.off/blockBytes, (e.end-e.off)/blockBytes, e.pos)
+	case broughtHome:
+		s.MapHome(e.off/blockBytes, (e.end-e.off)/blockBytes, e.pos)
+	case zeroed:
+		// Whole blocks become absent; what is left at the edges is zeros in the log's order.
+		first, last := d.wholeBlocks(e.off, e.end)
+		if first >= last {
+			d.overlay.putLocked(*e)
+			return
+		}
+		d.overlay.clearLocked(e.off, e.end)
+		s.Drop(first, last-first, e.pos)
+		if from := first * blockBytes; e.off < from {
+			d.overlay.putLocked(extent{off: e.off, end: from, pos: e.pos, state: zeroed})
+		}
+		if to := min(last*blockBytes, d.size); to < e.end {
+			d.overlay.putLocked(extent{off: to, end: e.end, pos: e.pos, state: zeroed})
+		}
+	}
+}
+
+// wholeBlocks are the blocks that lie wholly in [off, end). The disk's last block is whole
+// when all that exists of it is in there.
+func (d *Disk) wholeBlocks(off, end int64) (first, last int64) {
+	first = blocksOf(off)
+	if last = end / blockBytes; end == d.size {
+		last = blocksOf(end)
+	}
+	return first, last
+}
+
+// verifyBase checks that the bytes a MAP record speaks of are there.
+func (d *Disk) verifyBase(e *extent) error {
+	dev, off := d.home, e.off
+	if e.state == mappedSpare {
+		dev, off = d.once.spare, e.slot*blockBytes
+	}
+	crc := uint32(0)
+	buf := make([]byte, min(e.end-e.off, homeRun))
+	for n := e.end - e.off; n > 0; {
+		p := buf[:min(n, int64(len(buf)))]
+		if _, err := dev.ReadAt(p, off); err != nil {
+			return err
+		}
+		crc = crc32.Update(crc, castagnoli, p)
+		off, n = off+int64(len(p)), n-int64(len(p))
+	}
+	if crc != e.crc {
+		return fmt.Errorf("blocks written once at %d: checksum %08x, want %08x: %w", e.off, crc, e.crc, wal.ErrCorrupt)
+	}
+	return nil
+}
+
+// freshCovers reports whether part of [off, end) was written once and not flushed since.
+func (o *once) freshCovers(off, end, durable int64) bool {
+	for _, e := range o.fresh.lookup(nil, off, end) {
+		if e.pos >= durable {
+			return true
+		}
+	}
+	return false
+}
+
+// flushHomes is what the log flushes beside itself.
+func (d *Disk) flushHomes() error {
+	if !d.once.homeDirty.Swap(false) {
+		return nil
+	}
+	if err := d.home.Flush(); err != nil {
+		return fmt.Errorf("flush the backing: %w", err)
+	}
+	return nil
+}
+
+// reclaim makes places usable again that durable changes gave up. Spare slots among them
+// are given back to the host. The caller holds checkpointMu.
+func (d *Disk) reclaim() error {
+	o := d.once
+	recorded := d.recordedUpTo()
+	o.fresh.forget(d.log.Stats().DurableUpTo, nil)
+	if !o.state.Quarantined(recorded) {
+		return nil
+	}
+	batch := o.state.TakeQuarantine(recorded)
+	d.gate.wait()
+	for _, r := range batch.Slots() {
+		if err := disk.Discard(o.spare, r.Start*blockBytes, r.N*blockBytes); err != nil {
+			return fmt.Errorf("give back %d spare slots at %d: %w", r.N, r.Start, err)
+		}
+	}
+	o.state.Release(batch)
+	return nil
+}
+
+// sweep is the write-once side's share of the background work: places that durable changes
+// gave up become usable again, and when the disk is idle some displaced blocks go home.
+func (d *Disk) sweep(idle bool) error {
+	d.checkpointMu.Lock()
+	err := d.reclaim()
+	d.checkpointMu.Unlock()
+	if err != nil {
+		return d.poisonWith(err)
+	}
+	if idle && !d.closing.Load() {
+		if _, _, err := d.homeBatch(0, homingBatch); err != nil && !errors.Is(err, wal.ErrFull) {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeRoom reclaims places that are in quarantine only because nobody asked for a barrier.
+// It reports whether there was anything.
+func (d *Disk) makeRoom() bool {
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	if d.writable() != nil || !d.once.state.Quarantined(math.MaxInt64) {
+		return false
+	}
+	err := d.reclaim()
+	if err == nil {
+		_, err = d.log.Flush()
+	}
+	if err == nil {
+		err = d.recordDurable(d.log.Stats().DurableUpTo)
+	}
+	if err == nil {
+		err = d.reclaim()
+	}
+	if err != nil && !errors.Is(err, wal.ErrFull) {
+		d.poisonWith(fmt.Errorf("make room in spare: %w", err))
+	}
+	return err == nil
+}
+
+// recordedUpTo is the log position up to which a recovery knows that the log is durable.
+func (d *Disk) recordedUpTo() int64 {
+	return max(d.log.Stats().RecordedUpTo, d.superDurable.Load())
+}
