@@ -681,3 +681,50 @@ func TestOutOfRange(t *testing.T) {
 	}
 	closed(t, d, tiny, g)
 }
+
+// named is a device that says which file it is.
+type named struct {
+	*crashdisk.Disk
+	id byte
+}
+
+func (n named) Identity() ([16]byte, error) { return [16]byte{n.id}, nil }
+
+// TestForeignJournal: a journal that holds one disk's blocks is not brought onto another, even
+// where nothing that is sampled differs.
+func TestForeignJournal(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered} {
+		l := tiny
+		l.mode = mode
+		g := crashdisk.NewGroup(1)
+		on := func(g *crashdisk.Group, id byte) Parts {
+			p := l.parts(g)
+			p.Backing = named{g.Lookup("backing"), id}
+			return p
+		}
+		if _, err := Format(on(l.machine(g), 1), l.format()); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open(on(g, 1), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, d, pattern(1, 1000), 700_001)
+		after := g.KillImage()
+		abandonQuietly(d)
+		if _, err := Open(on(after, 2), Options{}); !errors.Is(err, ErrForeign) {
+			t.Errorf("mode %s: the journal of another disk: %v", mode, err)
+		}
+		d, err = Open(on(after, 2), Options{AcceptBacking: true})
+		if err != nil {
+			t.Fatalf("mode %s: accepted: %v", mode, err)
+		}
+		expect(t, d, 700_001, pattern(1, 1000))
+		after = after.KillImage()
+		abandonQuietly(d)
+		if d, err = Open(on(after, 2), Options{}); err != nil {
+			t.Fatalf("mode %s: after it was accepted: %v", mode, err)
+		}
+		abandonQuietly(d)
+	}
+}

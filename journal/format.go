@@ -60,7 +60,12 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 		UpdatedAt: time.Now(),
 		DiskBytes: opt.DiskBytes,
 	}
-	if err := layOut(sb, p, opt); err != nil {
+	err := layOut(sb, p, opt)
+	if err != nil {
+		return nil, fmt.Errorf("format: %w", err)
+	}
+	sb.DeviceBytes = p.Journal.Size()
+	if sb.BackingID, err = identity(p.Backing); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
 	}
 	// The log begins as if after the disk itself: the first start frame names it, so another

@@ -274,6 +274,9 @@ func (d *Disk) checkBacking(accept bool) error {
 		d.accepted = accept
 		return nil
 	}
+	if err := d.checkIdentity(); err != nil {
+		return err
+	}
 	err := d.super.Fingerprint.Compare(d.home, func(off, n int64) bool {
 		return d.overlay.covers(off, off+n) || d.touched.covers(off, off+n) || !d.allHome(off, n)
 	})
@@ -290,6 +293,20 @@ func (d *Disk) checkBacking(accept bool) error {
 		}
 	}
 	return nil
+}
+
+// checkIdentity refuses to bring one disk's blocks onto another. A journal that holds nothing
+// can do no harm, so image and journal may be copied together after an orderly stop.
+func (d *Disk) checkIdentity() error {
+	extents, _ := d.overlay.size()
+	if extents == 0 && (d.once == nil || d.once.state.Stats().Displaced == 0) {
+		return nil
+	}
+	id, err := identity(d.backing)
+	if known := d.super.BackingID; err == nil && id != known && id != ([16]byte{}) && known != ([16]byte{}) {
+		return fmt.Errorf("%w: it holds blocks of another image file than this one, or the image was copied since", ErrForeign)
+	}
+	return err
 }
 
 // allHome reports whether the bases of [off, off+n) are at home. Other homes hold nothing
@@ -314,6 +331,10 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 		// Accepted, or closed before: this is what the homes hold from now on. What the log
 		// covers is not compared, whatever the fingerprint says of it.
 		if err := d.fingerprint(); err != nil {
+			return err
+		}
+		var err error
+		if d.super.BackingID, err = identity(d.backing); err != nil {
 			return err
 		}
 		if err := d.store.Save(&d.super); err != nil {
@@ -390,6 +411,19 @@ func (d *Disk) fingerprint() error {
 		return fmt.Errorf("fingerprint of the backing: %w", err)
 	}
 	return nil
+}
+
+// identity is what tells an image file from its copies, or zero where nothing does.
+func identity(dev disk.Device) ([16]byte, error) {
+	f, ok := dev.(interface{ Identity() ([16]byte, error) })
+	if !ok {
+		return [16]byte{}, nil
+	}
+	id, err := f.Identity()
+	if err != nil {
+		return id, fmt.Errorf("identity of the backing: %w", err)
+	}
+	return id, nil
 }
 
 // modTime is when an image file was last modified, in ns since 1970, or 0 where that means

@@ -34,6 +34,12 @@ func (l layout) parts(g *crashdisk.Group) Parts {
 	return Parts{Backing: g.Disk("backing", l.disk), Journal: g.Disk("journal", journal), Placement: jsuper.Beside}
 }
 
+// machine makes the layout's devices on g.
+func (l layout) machine(g *crashdisk.Group) *crashdisk.Group {
+	l.parts(g)
+	return g
+}
+
 // formatted is a machine with a fresh disk of that layout, everything durable.
 func formatted(t testing.TB, l layout) *crashdisk.Group {
 	t.Helper()
