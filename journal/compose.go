@@ -140,7 +140,7 @@ func (d *Disk) tidy() error {
 	if d.once == nil {
 		return nil
 	}
-	if err := d.reclaim(); err != nil {
+	if err := d.reclaim(false); err != nil {
 		return err
 	}
 	for _, r := range d.once.state.TakePunch(walkChunk) {

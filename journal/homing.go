@@ -138,7 +138,7 @@ func (d *Disk) settle() error {
 	defer d.checkpointMu.Unlock()
 	err := d.recordDurable(d.log.Stats().DurableUpTo)
 	if err == nil {
-		err = d.reclaim()
+		err = d.reclaim(true)
 	}
 	if err != nil {
 		return d.poisonWith(fmt.Errorf("bring displaced blocks home: %w", err))
@@ -166,6 +166,10 @@ func (d *Disk) clearAbsent() error {
 	}
 	if err := d.home.Flush(); err != nil {
 		return d.poisonWith(fmt.Errorf("flush the backing: %w", err))
+	}
+	// Nothing is in spare, and nobody writes any more: the host gets all of it back.
+	if err := disk.Discard(d.once.spare, 0, d.once.spare.Size()); err != nil {
+		return d.poisonWith(fmt.Errorf("give back the spare area: %w", err))
 	}
 	return nil
 }

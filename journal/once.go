@@ -174,9 +174,10 @@ func (d *Disk) flushHomes() error {
 	return nil
 }
 
-// reclaim makes places usable again that durable changes gave up. Spare slots among them
-// are given back to the host. The caller holds checkpointMu.
-func (d *Disk) reclaim() error {
+// reclaim makes places usable again that durable changes gave up. With giveBack the host gets
+// the space of spare slots among them; under load they are kept, because the next overwrite
+// would have to allocate them again. The caller holds checkpointMu.
+func (d *Disk) reclaim(giveBack bool) error {
 	o := d.once
 	recorded := d.recordedUpTo()
 	o.fresh.forget(d.log.Stats().DurableUpTo, nil)
@@ -186,6 +187,9 @@ func (d *Disk) reclaim() error {
 	batch := o.state.TakeQuarantine(recorded)
 	d.gate.wait()
 	for _, r := range batch.Slots() {
+		if !giveBack {
+			break
+		}
 		if err := disk.Discard(o.spare, r.Start*blockBytes, r.N*blockBytes); err != nil {
 			return fmt.Errorf("give back %d spare slots at %d: %w", r.N, r.Start, err)
 		}
@@ -198,7 +202,7 @@ func (d *Disk) reclaim() error {
 // gave up become usable again, and when the disk is idle some displaced blocks go home.
 func (d *Disk) sweep(idle bool) error {
 	d.checkpointMu.Lock()
-	err := d.reclaim()
+	err := d.reclaim(idle)
 	d.checkpointMu.Unlock()
 	if err != nil {
 		return d.poisonWith(err)
@@ -219,7 +223,7 @@ func (d *Disk) makeRoom() bool {
 	if d.writable() != nil || !d.once.state.Quarantined(math.MaxInt64) {
 		return false
 	}
-	err := d.reclaim()
+	err := d.reclaim(false)
 	if err == nil {
 		_, err = d.log.Flush()
 	}
@@ -227,7 +231,7 @@ func (d *Disk) makeRoom() bool {
 		err = d.recordDurable(d.log.Stats().DurableUpTo)
 	}
 	if err == nil {
-		err = d.reclaim()
+		err = d.reclaim(false)
 	}
 	if err != nil && !errors.Is(err, wal.ErrFull) {
 		d.poisonWith(fmt.Errorf("make room in spare: %w", err))
