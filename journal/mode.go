@@ -14,9 +14,6 @@ import (
 // A change to data keeps the write-once side: what is displaced stays where it is until it
 // is brought home. So the way back is one superblock, too.
 func (d *Disk) changeMode(given Parts, mode jsuper.Mode) (again bool, err error) {
-	if d.readOnly {
-		return false, ErrReadOnly
-	}
 	routes, err := newRoutes(mode)
 	if err != nil {
 		return false, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"testing"
 
+	"jnbd/disk/crashdisk"
 	"jnbd/jsuper"
 	"jnbd/ordered"
 	"jnbd/wal"
@@ -159,4 +160,78 @@ func TestSmallIntoDisplaced(t *testing.T) {
 	}
 	expect(t, again, 0, model)
 	closed(t, again, orderedLayout, g)
+}
+
+// TestRawImageIsTheUsers: what is written to the raw image after a close is what is served when
+// the disk is used again, also where it had nothing before.
+func TestRawImageIsTheUsers(t *testing.T) {
+	d, g := opened(t, orderedLayout, Options{})
+	write(t, d, pattern(1, 64<<10), 0)
+	if err := d.Finish(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	theirs := pattern(2, 10_000)
+	if _, err := g.Lookup("backing").WriteAt(theirs, 2_000_000); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(orderedLayout.parts(g), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, d, 2_000_000, theirs)
+	expect(t, d, 0, pattern(1, 64<<10))
+	write(t, d, pattern(3, 64<<10), 2_000_000)
+	closed(t, d, orderedLayout, g)
+	if d, err = Open(orderedLayout.parts(g), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, d, 2_000_000, pattern(3, 64<<10))
+	expect(t, d, 0, pattern(1, 64<<10))
+	closed(t, d, orderedLayout, g)
+}
+
+// TestChangeOfMode: there and back, on a device that can grow, with every byte kept.
+func TestChangeOfMode(t *testing.T) {
+	l := layout{disk: 2 << 20, journal: logStart + 1<<20}
+	g := formatted(t, l)
+	model := make([]byte, l.disk)
+	p := l.parts(g)
+	grown := g.Disk("grown", JournalSize(FormatOptions{DiskBytes: l.disk, JournalBytes: l.journal, Mode: jsuper.Ordered})+1<<20)
+	if _, err := grown.WriteAt(g.Lookup("journal").Snapshot(), 0); err != nil {
+		t.Fatal(err)
+	}
+	p.Journal = &growing{Disk: grown, size: l.journal}
+	for i, mode := range []jsuper.Mode{0, jsuper.Ordered, jsuper.Data, jsuper.Auto, jsuper.Data, jsuper.Ordered} {
+		d, err := Open(p, Options{Mode: mode})
+		if err != nil {
+			t.Fatalf("to mode %s: %v", mode, err)
+		}
+		expect(t, d, 0, model)
+		if got := d.Stats().Mode; mode != 0 && got != mode {
+			t.Fatalf("the disk is in mode %s, not %s", got, mode)
+		}
+		for j := range int64(4) {
+			b := pattern(uint64(i)*10+uint64(j), 90_000)
+			off := (int64(i)*333_333 + j*70_001) % (l.disk - 90_000)
+			write(t, d, b, off)
+			copy(model[off:], b)
+		}
+		expect(t, d, 0, model)
+		if err := d.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// growing is a device that can be made longer, up to what it really is.
+type growing struct {
+	*crashdisk.Disk
+	size int64
+}
+
+func (g *growing) Size() int64 { return g.size }
+
+func (g *growing) Truncate(size int64) error {
+	g.size = size
+	return nil
 }

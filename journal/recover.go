@@ -33,6 +33,9 @@ const defaultMemory = 256 << 20
 // ErrModeUnsupported. After an error nothing has been changed that matters.
 func Open(p Parts, opt Options) (*Disk, error) {
 	began := time.Now()
+	if opt.ReadOnly && opt.Mode != 0 {
+		return nil, fmt.Errorf("change of mode: %w", ErrReadOnly)
+	}
 	given := p
 	backing := p.Backing
 	p = p.guarded()
@@ -167,6 +170,13 @@ func (d *Disk) replay(p Parts, cut wal.Cut, verifyAll, direct bool) (*wal.ScanRe
 	}
 	if d.once == nil {
 		return d.replayLog(opt)
+	}
+	if sb.State == jsuper.Closed {
+		// Since then the backing was anyone's: what it has allocated is what it holds. The
+		// close left no byte in an absent home, so none can come back.
+		if err := presentFrom(d.once.state, d.home); err != nil {
+			return nil, fmt.Errorf("look for what the backing holds: %w", err)
+		}
 	}
 	for {
 		lost, err := d.findLost(opt)

@@ -9,9 +9,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -279,31 +279,49 @@ func firstDifference(start uint64, got, want []byte) error {
 	return nil
 }
 
-// TestCreateKilled: a create that is killed leaves no disk that looks whole.
-func TestCreateKilled(t *testing.T) {
-	dir := t.TempDir()
-	diskPath := filepath.Join(dir, "d.img")
-	if err := os.WriteFile(diskPath, bytes.Repeat([]byte{7}, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
+// TestCreateStopped: a create that is killed, or told to stop, leaves the image as it was,
+// no disk that looks whole, and nothing that the next create can't deal with.
+func TestCreateStopped(t *testing.T) {
+	for _, stop := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT} {
+		t.Run(stop.String(), func(t *testing.T) {
+			diskPath := filepath.Join(t.TempDir(), "d.img")
+			content := bytes.Repeat([]byte{7}, 1<<20)
+			if err := os.WriteFile(diskPath, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := startUnready(t, diskPath, "create", "--journal-size", "4G")
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The journal's file appears long before its gigabytes are written.
+			unfinished := unfinishedName(beside(diskPath))
+			for began := time.Now(); time.Since(began) < startTimeout; time.Sleep(time.Millisecond) {
+				if _, err := os.Stat(unfinished); !errors.Is(err, fs.ErrNotExist) {
+					break
+				}
+			}
+			if err := s.cmd.Process.Signal(stop); err != nil {
+				t.Fatal(err)
+			}
+			s.cmd.Wait() // its exit code is looked at below
+			if stop != syscall.SIGKILL {
+				if code := s.cmd.ProcessState.ExitCode(); code != exitInterrupted {
+					t.Errorf("create exited with %d, want %d\n%s", code, exitInterrupted, s.stderr)
+				}
+				if left, err := filepath.Glob(diskPath + ".*"); err != nil || len(left) != 0 {
+					t.Errorf("create left %v (%v)", left, err)
+				}
+			}
+			image, err := os.ReadFile(diskPath)
+			if err != nil || !bytes.Equal(image, content) {
+				t.Errorf("the image has changed (%v)", err)
+			}
+			runJnbd(t, exitNoJournal, "info", diskPath)
+			runJnbd(t, exitOK, "create", diskPath, "--journal-size", "64M")
+			runJnbd(t, exitOK, "check", diskPath)
+			if _, err := os.Stat(unfinished); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s is still there: %v", unfinished, err)
+			}
+		})
 	}
-	s, err := startUnready(t, diskPath, "create", "--journal-size", "4G")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The journal's file appears long before its gigabytes are written.
-	for {
-		if _, err := os.Stat(beside(diskPath)); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	s.kill()
-	image, err := os.ReadFile(diskPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Trim(string(image), "\x07") != "" || len(image) != 1<<20 {
-		t.Error("the image has changed")
-	}
-	runJnbd(t, 10, "info", diskPath)
 }
