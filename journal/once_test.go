@@ -190,6 +190,52 @@ func TestRawImageIsTheUsers(t *testing.T) {
 	closed(t, d, orderedLayout, g)
 }
 
+// TestCrashAfterClose: the same when the power goes at any operation of the first use.
+func TestCrashAfterClose(t *testing.T) {
+	d, g := opened(t, orderedLayout, Options{})
+	write(t, d, pattern(1, 64<<10), 0)
+	if err := d.Finish(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	theirs := pattern(2, 10_000)
+	if _, err := g.Lookup("backing").WriteAt(theirs, 2_000_000); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Lookup("backing").Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for k := 1; ; k++ {
+		run := g.KillImage()
+		run.CrashAt(k)
+		d, err := Open(orderedLayout.parts(run), Options{})
+		if err == nil {
+			_, err = d.WriteAt(pattern(3, 64<<10), 1_000_000)
+			if err == nil {
+				err = d.Close(context.Background())
+			} else {
+				abandon(d)
+			}
+		}
+		if !run.Crashed() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		for image := range int64(imagesPerCrash) {
+			again, p, err := recovered(orderedLayout, run.Image(image), wal.CutPrefix)
+			if err != nil {
+				t.Fatalf("crash at %d, image %d: %v", k, image, err)
+			}
+			abandonQuietly(again)
+			if !bytes.Equal(p[2_000_000:2_010_000], theirs) || !bytes.Equal(p[:64<<10], pattern(1, 64<<10)) {
+				t.Fatalf("crash at %d (%s), image %d: what the raw image held is gone", k, run.OpInfo(k), image)
+			}
+			done(p)
+		}
+	}
+}
+
 // TestChangeOfMode: there and back, on a device that can grow, with every byte kept.
 func TestChangeOfMode(t *testing.T) {
 	l := layout{disk: 2 << 20, journal: logStart + 1<<20}

@@ -335,6 +335,11 @@ func (d *Disk) allHome(off, n int64) bool {
 
 // takeOver is step 4.
 func (d *Disk) takeOver(scan *wal.ScanResult) error {
+	if d.once != nil && d.super.State == jsuper.Closed {
+		if err := d.storeFound(); err != nil {
+			return err
+		}
+	}
 	if d.super.State != jsuper.Dirty || d.accepted {
 		d.super.State = jsuper.Dirty
 		d.super.UpdatedAt = time.Now()
@@ -375,12 +380,31 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 	}
 	d.superDurable.Store(d.super.DurableUpTo)
 	if d.once != nil {
+		d.once.generation = d.super.StateGeneration
 		d.once.state.Committed(d.super.StateGeneration)
 	}
 	d.maxPayload = log.MaxRecordPayload()
 	d.maxRequest = log.MaxAppendBytes()
 	d.logRoom = st.Free + st.Head - st.Tail
 	d.batchBytes = max(d.super.LogBytes/8, d.super.SegmentBytes)
+	return nil
+}
+
+// storeFound stores what replay found the backing to hold after a close, under a superblock that
+// still says Closed: until the next one says otherwise, it can be found again.
+func (d *Disk) storeFound() error {
+	if err := d.store.Save(&d.super); err != nil {
+		return fmt.Errorf("superblock: %w", err)
+	}
+	d.once.state.Committed(d.super.StateGeneration)
+	generation := d.super.StateGeneration + 1
+	if err := d.once.state.Save(d.once.store, generation); err != nil {
+		return err
+	}
+	if err := d.once.store.Flush(); err != nil {
+		return fmt.Errorf("flush the write-once state: %w", err)
+	}
+	d.super.StateGeneration = generation
 	return nil
 }
 
