@@ -21,9 +21,9 @@ import (
 //     is not passed for ever by smaller ones. While somebody waits, connections whose
 //     client holds memory and does nothing for its return are closed (stalled.go).
 //   - A connection may hold one buffer of a pool; more, up to a quarter of the pool, only
-//     while nobody waits and as much stays free as it holds then (flight.go). So n
-//     connections that take all they can leave the (n+1)th part to others, as long as
-//     there are more buffers than connections.
+//     while nobody waits and twice as much stays free as it holds then (flight.go). So
+//     four connections that take 1 MiB buffers as fast as they can leave 4 MiB of 16 to
+//     others. Where connections with one buffer each fill a pool, time decides.
 //
 // The memory is mapped, not the garbage collector's: the bound is then exact at any
 // moment, and the collector's pace does not depend on how much clients have in flight.
@@ -147,12 +147,13 @@ func (p *pool) get(n int, cancel <-chan struct{}) (*buffer, bool) {
 }
 
 // takeBeside lends a buffer of at least n bytes to somebody who then holds held
-// bytes of the pool, or returns nil: when others wait, or less than held would stay free.
+// bytes of the pool, or returns nil: when others wait, or less than twice held would stay
+// free.
 func (p *pool) takeBeside(n int, held int64) *buffer {
 	class := classOf(n)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.line) > 0 || p.lent+classBytes(class)+held > p.limit {
+	if len(p.line) > 0 || p.lent+classBytes(class)+2*held > p.limit {
 		return nil
 	}
 	return p.takeLocked(class)

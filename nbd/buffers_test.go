@@ -60,6 +60,37 @@ func TestPoolIsBounded(t *testing.T) {
 	}
 }
 
+// Who holds something already gets more only while enough stays free for others, and never
+// while they wait.
+func TestTakeBeside(t *testing.T) {
+	const kib = 1 << 10
+	for _, tt := range []struct {
+		name       string
+		lent, held int // before; held is part of lent
+		waits      bool
+		want       bool
+	}{
+		{"plenty", 16 * kib, 16 * kib, false, true},
+		{"twice what it then holds stays free", 176 * kib, 16 * kib, false, true},
+		{"less would stay free", 192 * kib, 16 * kib, false, false},
+		{"somebody waits", 16 * kib, 16 * kib, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &pool{limit: 256 * kib, lent: int64(tt.lent)}
+			if tt.waits {
+				p.line = append(p.line, &waiter{class: classOf(256 * kib)})
+			}
+			b := p.takeBeside(16*kib, int64(tt.held+16*kib))
+			if got := b != nil; got != tt.want {
+				t.Errorf("lent: %v, want %v", got, tt.want)
+			}
+			if b != nil {
+				unmapPages(b.mem)
+			}
+		})
+	}
+}
+
 // Who waits is served in order, and who gives up does not hold up the line.
 func TestPoolLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -22,12 +22,14 @@
 //
 // A client that stalls, in the middle of a payload or by not reading its replies, costs
 // others time only when they need a buffer of the same size range (up to 256 KiB, up to
-// 4 MiB, larger) and all of its pool is lent out. A few clients can't lend out the first
-// two, because shares shrink (flight.go). A silent client's loans then end, with its
-// connection, 2.5 s after it fell silent or after the wait began, whichever is later; one that
-// moves its loan at less than the rate that takes 32 s for all of it loses it within 35 s, or
-// twice that for a reply that waits behind another (stalled.go). Who waits is served in the
-// order of arrival, so these bounds count once for each time that those before it in line
-// fill the pool.
+// 4 MiB, larger) and all of its pool is lent out. Shares shrink as a pool fills
+// (flight.go), so that takes more than four clients, unless their requests are the largest
+// of the range. A silent client's loans then end, with its connection, within 2.5 s of its
+// falling silent or of the wait's beginning, whichever is later. One that moves its loan
+// more slowly than 32 s for the whole allows loses it within 35 s; a reply that waits
+// behind another, within twice that (stalled.go). Who waits is served in the order of
+// arrival, so these bounds count once for each time that those before it in line fill the
+// pool.
+//
 // Nothing here logs; Server.OnEvent tells what an operator may want to know.
 package nbd

@@ -8,8 +8,8 @@ import (
 // Some loans of memory end only when a client does its part: a payload must come to its
 // end, a reply must be taken. What keeps such a client from holding others up:
 //
-//  1. It may take a further buffer only while as much stays free as it then holds, so a
-//     few clients never exhaust a pool of many buffers (flight.go, pool.takeBeside).
+//  1. It may take a further buffer only while twice as much stays free as it then holds, so
+//     a few clients never exhaust a pool of many buffers (flight.go, pool.takeBeside).
 //  2. While it has such a loan, its pace is watched: whoever receives or sends tells how
 //     much moved. Silence uses its credit up in starvedAfter; a trickle does so too, because
 //     credit is earned at the rate that moves the whole loan in loanTime.

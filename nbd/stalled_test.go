@@ -92,23 +92,23 @@ func pipeServer(t *testing.T, d Device) (connect func() *client, log *eventLog) 
 	}, log
 }
 
-// slowMust is must for a request that may take as long as it likes. It returns how long it
-// took.
+// slowMust is must for a request that may take up to an hour of a bubble's clock. It
+// returns how long it took.
 func (c *client) slowMust(cmd uint16, n uint32) time.Duration {
 	c.t.Helper()
 	start := time.Now()
 	var cookie uint64
-	if cmd == cmdWrite { // net.Pipe: the header goes at once, the payload waits
+	if cmd == cmdWrite { // a pipe takes the payload only while the server reads it
 		c.lastCookie++
 		cookie = c.lastCookie
-		_ = c.nc.SetDeadline(time.Time{})
+		_ = c.nc.SetWriteDeadline(start.Add(time.Hour))
 		if _, err := c.nc.Write(encodeRequest(cmd, 0, cookie, 0, n, make([]byte, n))); err != nil {
 			c.t.Fatal(err)
 		}
 	} else {
 		cookie = c.send(cmd, 0, 0, n, nil)
 	}
-	_ = c.nc.SetReadDeadline(time.Time{})
+	_ = c.nc.SetReadDeadline(start.Add(time.Hour))
 	r, err := c.slowReceive()
 	if err != nil || r.cookie != cookie || r.errno != 0 {
 		c.t.Fatalf("reply %d %v, want %d: %v", r.cookie, r.errno, cookie, err)
@@ -211,6 +211,24 @@ func TestSlowClientIsKept(t *testing.T) {
 			}
 		})
 	})
+	t.Run("others wait, replies", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			connect, _ := pipeServer(t, newMemDisk(huge))
+			slow, other := connect(), connect()
+			slow.send(cmdRead, 0, 0, huge, nil)
+			synctest.Wait()
+			waited := make(chan time.Duration, 1)
+			go func() { waited <- other.slowMust(cmdRead, huge) }()
+			for range 16 {
+				time.Sleep(time.Second) // of the bubble's clock
+				slow.read(huge / 16)
+			}
+			slow.read(simpleReplySize) // the header's length is what is left
+			if took := <-waited; took != 16*time.Second {
+				t.Errorf("the other waited %v, want the 16 s that the slow one took", took)
+			}
+		})
+	})
 	t.Run("nobody waits", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			connect, _ := pipeServer(t, newMemDisk(huge))
@@ -233,14 +251,17 @@ func TestStalledReadersLeaveRoom(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		hogs   int
-		size   uint32
+		size   uint32 // of their requests
+		asks   uint32 // size of the victim's
 		within time.Duration
 	}{
-		{"four, 1 MiB", 4, 1 << 20, 0},
-		{"eight, 1 MiB", 8, 1 << 20, 0},
-		{"sixteen, 1 MiB", 16, 1 << 20, starvedAfter + starvedTick},
-		{"eight, 128 KiB", 8, 128 << 10, 0},
-		{"forty, 128 KiB", 40, 128 << 10, 0},
+		{"four, 1 MiB", 4, 1 << 20, 1 << 20, 0},
+		{"four, 1 MiB, and 4 MiB are asked for", 4, 1 << 20, 4 << 20, 0},
+		{"seven, 1 MiB", 7, 1 << 20, 1 << 20, 0},
+		{"sixteen, 1 MiB", 16, 1 << 20, 1 << 20, starvedAfter + starvedTick},
+		{"four, 4 MiB", 4, 4 << 20, 4 << 20, starvedAfter + starvedTick},
+		{"twelve, 128 KiB", 12, 128 << 10, 128 << 10, 0},
+		{"ninety, 128 KiB", 90, 128 << 10, 128 << 10, starvedAfter + starvedTick},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -260,7 +281,7 @@ func TestStalledReadersLeaveRoom(t *testing.T) {
 				victim := connect()
 				synctest.Wait()
 				for range 3 {
-					took := victim.slowMust(cmdWrite, tt.size) + victim.slowMust(cmdRead, tt.size)
+					took := victim.slowMust(cmdWrite, tt.asks) + victim.slowMust(cmdRead, tt.asks)
 					if took > tt.within {
 						t.Errorf("the victim waited %v, want at most %v", took, tt.within)
 					}
@@ -313,8 +334,8 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// slowReceive is tryReceive for a reply that may take as long as it likes: the next byte
-// is awaited without a deadline.
+// slowReceive is tryReceive for a reply that may be long in coming: the next byte is
+// awaited until the deadline that is set already.
 func (c *client) slowReceive() (result, error) {
 	var first [1]byte
 	if _, err := c.nc.Read(first[:]); err != nil {
