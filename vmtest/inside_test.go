@@ -19,7 +19,7 @@ func TestServerInTheGuest(t *testing.T) {
 	const (
 		socket = "/tmp/disk.sock"
 		device = "/dev/vda"
-		size   = diskSize - 64<<20 // the rest is the journal
+		size   = 320 << 20 // the rest is the journal: log, state and spare slots
 	)
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	if err := makeSparse(disk, diskSize); err != nil {
