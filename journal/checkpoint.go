@@ -19,7 +19,7 @@ import (
 //     was written again since has a newer owner and is passed over: it goes home once.
 //  3. Flush the backing.
 //  4. Forget those extents; reads find them home from now on. Wait for the readers that
-//     found them in the log.
+//     found them in the log. Make a barrier behind the newer versions that were passed over.
 //  5. Store the new tail in the superblock, durably.
 //  6. Free the log space (I6: homes, superblock, reuse, in this order).
 //
@@ -169,6 +169,11 @@ func (d *Disk) moveTail(tail int64) error {
 	d.gate.wait()
 	if d.poison.Load() != nil {
 		return d.poisoned() // something failed meanwhile: nothing durable advances (I9)
+	}
+	// What was written again was passed over: its newer version is behind the tail, perhaps
+	// behind the last barrier too. A cut there must not lose both.
+	if _, err := d.log.Flush(); err != nil {
+		return fmt.Errorf("flush the log: %w", err)
 	}
 	start, err := d.log.StartAt(tail)
 	if err != nil {

@@ -424,6 +424,42 @@ func TestBigRequestInHalfFullLog(t *testing.T) {
 	})
 }
 
+// TestCutKeepsWhatWasPassedOver: a flushed block that was written again without a flush is not
+// brought home, and its place in the log is freed. A cut at the last barrier must find one
+// of the two versions.
+func TestCutKeepsWhatWasPassedOver(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered} {
+		l := tiny
+		l.mode = mode
+		d, g := opened(t, l, Options{})
+		older, newer := pattern(1, 1000), pattern(2, 1000)
+		write(t, d, older, 0)
+		for i := range int64(40) { // the barrier is far enough for a batch
+			write(t, d, pattern(uint64(i), 2000), 100_000+i*4096)
+		}
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		write(t, d, newer, 0)
+		if moved, err := d.checkpointBatch(d.batchBytes); err != nil || !moved {
+			t.Fatalf("checkpoint: moved %v, %v", moved, err)
+		}
+		g.Crash()
+		abandon(d)
+		for image := range int64(imagesPerCrash) {
+			again, p, err := recovered(l, g.Image(image), wal.CutBarrier)
+			if err != nil {
+				t.Fatal(err)
+			}
+			abandonQuietly(again)
+			if !bytes.Equal(p[:1000], older) && !bytes.Equal(p[:1000], newer) {
+				t.Fatalf("mode %s, image %d: a flushed write is lost", mode, image)
+			}
+			done(p)
+		}
+	}
+}
+
 // TestAcceptIsRemembered: a backing that was accepted once is not refused after the next crash.
 func TestAcceptIsRemembered(t *testing.T) {
 	d, g := opened(t, tiny, Options{})

@@ -92,6 +92,7 @@ type job struct {
 	where   string
 	crash   crash
 	image   *crashdisk.Group
+	finish  bool             // bring it home at the end
 	barrier *crashdisk.Group // the same state again, for --recover=barrier; may be nil
 	real    *crashdisk.Group // the same state again, for the real binary; may be nil
 }
@@ -182,7 +183,8 @@ func (x *exploration) job(r *replay, i int, state State) job {
 		crash: crash{at: stamp, processOnly: state.Image == crashdisk.SeedKill},
 		image: r.group.Image(state.Image),
 	}
-	if i%4 == 0 || x.plan.Only != nil {
+	made.finish = i%4 == 1 || x.plan.Only != nil
+	if i%4 == 3 || x.plan.Only != nil {
 		made.barrier = r.group.Image(state.Image)
 	}
 	if x.plan.Jnbd != "" && stamp > x.rec.Created && (i%x.plan.RealEvery == 0 || x.plan.Only != nil) {
@@ -242,6 +244,9 @@ func (x *exploration) choose(r *replay) []State {
 		}
 	}
 	for range 6 { // while the disk was being made
+		if x.rec.Copied {
+			break
+		}
 		list = append(list, State{random.IntN(creation + 1), seed()})
 	}
 	random.Shuffle(len(others), func(i, k int) { others[i], others[k] = others[k], others[i] })
@@ -274,9 +279,9 @@ func (x *exploration) work() {
 	x.fail(err)
 	look := newExaminer(x.rec, x.judge)
 	for j := range x.jobs {
-		err := look.examine(j.image, j.crash, wal.CutPrefix)
+		err := look.examine(j.image, j.crash, wal.CutPrefix, j.finish)
 		if err == nil && j.barrier != nil {
-			if err = look.examine(j.barrier, j.crash, wal.CutBarrier); err != nil {
+			if err = look.examine(j.barrier, j.crash, wal.CutBarrier, j.finish); err != nil {
 				err = fmt.Errorf("with --recover=barrier: %w", err)
 			}
 		}

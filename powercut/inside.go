@@ -3,7 +3,6 @@ package powercut
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync/atomic"
 
@@ -85,16 +84,9 @@ func partsOf[D disk.Device](devices []D) journal.Parts {
 
 // createInside formats the recorders.
 func createInside(recorders []*Recorder, opt Options) error {
-	mode, ok := modes[opt.Mode]
-	if !ok {
-		return fmt.Errorf("mode %q: want data, ordered or auto", opt.Mode)
-	}
-	_, err := journal.Format(partsOf(recorders), journal.FormatOptions{DiskBytes: opt.DiskBytes, JournalBytes: opt.JournalBytes, Mode: mode})
+	_, err := journal.Format(partsOf(recorders), opt.format())
 	return err
 }
-
-// modes by name.
-var modes = map[string]jsuper.Mode{"data": jsuper.Data, "ordered": jsuper.Ordered, "auto": jsuper.Auto}
 
 // serveInside opens the disk on the recorders, which recovers it, and serves it.
 func serveInside(recorders []*Recorder, socket string) (*inside, error) {

@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"jnbd/journal"
+	"jnbd/jsuper"
 )
 
 // Ending is how a round ends.
@@ -31,8 +34,6 @@ type Options struct {
 	Seed uint64
 	// Mode is data (default), ordered or auto.
 	Mode string
-	// CreateArgs are more flags for `jnbd create`.
-	CreateArgs []string
 	// Beside puts the journal beside the disk, on a recorded disk of its own.
 	Beside bool
 	// DiskBytes is the served disk. Default 8 MiB.
@@ -40,7 +41,7 @@ type Options struct {
 	// JournalBytes is superblock and log. Default 64 MiB, the binary's least; without the
 	// binary 3 MiB.
 	JournalBytes int64
-	// SpareBytes is what the recorded disk has besides. Default 0.
+	// SpareBytes is the room for write-once versions. Default: the mode's own.
 	SpareBytes int64
 	// MostBytes is the largest request. Default 1 MiB; without the binary 128 KiB.
 	MostBytes int64
@@ -108,6 +109,9 @@ func Record(opt Options) (recording *Recording, err error) {
 	if opt.Lanes < 2 {
 		return nil, fmt.Errorf("%d lanes: want at least 2", opt.Lanes)
 	}
+	if _, err := jsuper.ParseMode(opt.Mode); err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "powercut-")
 	if err != nil {
 		return nil, err
@@ -116,7 +120,7 @@ func Record(opt Options) (recording *Recording, err error) {
 	r := &recordingRun{opt: opt, dir: dir, random: rand.New(rand.NewPCG(opt.Seed, math.MaxUint64))}
 	r.history = &history{clock: &r.clock}
 	r.tape.clock = &r.clock
-	recording = &Recording{DeviceBytes: opt.deviceBytes(), DiskBytes: opt.DiskBytes, Mode: opt.Mode, Seed: opt.Seed}
+	recording = &Recording{DeviceBytes: opt.deviceBytes(), DiskBytes: opt.DiskBytes, Mode: opt.Mode, Seed: opt.Seed, Copied: opt.Jnbd != "" && opt.Beside}
 	for i, size := range recording.DeviceBytes {
 		r.recorders = append(r.recorders, newRecorder(&r.tape, i, size, opt.FlushTime))
 	}
@@ -135,12 +139,19 @@ func Record(opt Options) (recording *Recording, err error) {
 	return recording, err
 }
 
+// format is how the disk is made. The mode is known to be good.
+func (o *Options) format() journal.FormatOptions {
+	mode, _ := jsuper.ParseMode(o.Mode)
+	return journal.FormatOptions{DiskBytes: o.DiskBytes, JournalBytes: o.JournalBytes, Mode: mode, SpareBytes: o.SpareBytes}
+}
+
 // deviceBytes are the sizes of the recorded disks.
 func (o *Options) deviceBytes() []int64 {
+	journalBytes := journal.JournalSize(o.format())
 	if o.Beside {
-		return []int64{o.DiskBytes + o.SpareBytes, o.JournalBytes}
+		return []int64{o.DiskBytes, journalBytes}
 	}
-	return []int64{o.DiskBytes + o.SpareBytes + o.JournalBytes}
+	return []int64{o.DiskBytes + journalBytes}
 }
 
 // mountAll makes every recorder a file.
@@ -172,7 +183,9 @@ func (r *recordingRun) create() error {
 		"--mode", r.opt.Mode,
 		"--size", strconv.FormatInt(r.opt.DiskBytes, 10), "--journal-size", strconv.FormatInt(r.opt.JournalBytes, 10),
 	}
-	args = append(args, r.opt.CreateArgs...)
+	if r.opt.SpareBytes > 0 {
+		args = append(args, "--spare", strconv.FormatInt(r.opt.SpareBytes, 10))
+	}
 	if r.opt.Beside {
 		return r.createElsewhere(args)
 	}

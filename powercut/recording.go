@@ -67,6 +67,9 @@ type Recording struct {
 	Seed        uint64
 	// Created is when `jnbd create` had returned: from then on there is a disk.
 	Created int64
+	// Copied says that the disk was created elsewhere and copied: what happened before
+	// Created is no creation, and cuts in it mean nothing.
+	Copied bool
 	// Events in the order of Begin. Before them the disks are all durable zeros.
 	Events []Event
 	// Requests in the order of their numbers: Requests[i] has number i+1.

@@ -31,10 +31,10 @@ func newExaminer(rec *Recording, j *judge) *examiner {
 //  2. What `jnbd check` does finds no damage.
 //  3. The engine recovers it, and it can be read.
 //  4. The judge finds a prefix that is long enough.
-//  5. Brought home, the raw image is byte for byte what was read (P8).
+//  5. With finish, brought home, the raw image is byte for byte what was read (P8).
 //
 // cut is where recovery cuts: with wal.CutBarrier only what was flushed is promised.
-func (x *examiner) examine(g *crashdisk.Group, c crash, cut wal.Cut) error {
+func (x *examiner) examine(g *crashdisk.Group, c crash, cut wal.Cut, finish bool) error {
 	parts := x.parts(g)
 	if c.at <= x.rec.Created {
 		if _, err := jsuper.Probe(parts.Journal, parts.Placement); err != nil {
@@ -52,13 +52,21 @@ func (x *examiner) examine(g *crashdisk.Group, c crash, cut wal.Cut) error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	err = x.judgeDisk(d, c)
-	if finish := d.Finish(context.Background(), nil); err == nil && finish != nil {
-		err = fmt.Errorf("close after recovery: %w", finish)
-	}
-	if err != nil {
+	if err != nil || !finish {
+		abandon(d)
 		return err
 	}
+	if err := d.Finish(context.Background(), nil); err != nil {
+		return fmt.Errorf("close after recovery: %w", err)
+	}
 	return x.compareRaw(parts.Backing)
+}
+
+// abandon ends a disk without bringing anything home.
+func abandon(d *journal.Disk) {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = d.Close(done) // says that the context has ended
 }
 
 // parts are the recorded disks of a state, as the engine takes them.

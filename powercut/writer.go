@@ -43,10 +43,10 @@ func (l *lane) next() Request {
 	if r.IntN(16) == 0 {
 		return Request{Kind: Flush}
 	}
-	// All magnitudes of size alike, the largest seldom.
+	// All magnitudes of size alike up to 64 KiB, larger ones seldom.
 	n := int64(sectorBytes) << r.IntN(8)
-	if r.IntN(48) == 0 {
-		n = l.most
+	if r.IntN(16) == 0 {
+		n = l.most / 2
 	}
 	n += r.Int64N(n) / sectorBytes * sectorBytes
 	n = min(n, l.most, l.n)

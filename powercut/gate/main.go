@@ -41,7 +41,7 @@ func main() {
 	flag.BoolVar(&c.options.Beside, "beside", false, "the journal beside the disk, not in its tail")
 	flag.IntVar(&c.options.Requests, "requests", 400, "requests of one connection in one round")
 	flag.IntVar(&c.options.Lanes, "connections", 4, "connections that write")
-	flag.Int64Var(&c.options.SpareBytes, "spare", 0, "bytes of the recorded disk besides homes and journal")
+	flag.Int64Var(&c.options.SpareBytes, "spare", 0, "room for write-once versions in bytes; 0 is the mode's default")
 	flag.IntVar(&c.plan.States, "states", 2000, "states to look at in a run, about; each flush is always among them")
 	flag.IntVar(&c.plan.RealEvery, "real", 50, "one in so many states is also looked at by the real binary")
 	flag.StringVar(&c.ignore, "ignore-flushes", "none", "none, all or some: a control, which must fail")
