@@ -163,6 +163,6 @@ func catchSomeFlushes(t *testing.T, rec *Recording) {
 		t.Fatal(err)
 	}
 	if len(report.Failures) < 5 {
-		t.Errorf("every fourth flush was ignored, and %d of %d states show it", len(report.Failures), report.States)
+		t.Errorf("one flush in four was ignored, and %d of %d states show it", len(report.Failures), report.States)
 	}
 }

@@ -3,6 +3,7 @@ package powercut
 import (
 	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 
 	"jnbd/disk/crashdisk"
@@ -25,7 +26,8 @@ const (
 	Honest Lie = iota
 	// NoFlush does nothing for any flush after the disk was created.
 	NoFlush
-	// SomeFlushes does nothing for every fourth of them.
+	// SomeFlushes does nothing for one in four of them, by chance, but the same ones in every
+	// replay. (Every fourth would be the same step of each checkpoint.)
 	SomeFlushes
 )
 
@@ -50,7 +52,8 @@ type replay struct {
 	rec     *Recording
 	moments []moment
 	lie     Lie
-	flushes int // after creation, so far
+	random  *rand.Rand // which flushes a lie is about
+	ignored int        // so many
 
 	group   *crashdisk.Group
 	disks   []*crashdisk.Disk
@@ -72,7 +75,7 @@ type heldOp struct {
 // newReplay is at the beginning: no event has happened.
 func newReplay(rec *Recording, lie Lie) *replay {
 	r := &replay{
-		rec: rec, lie: lie,
+		rec: rec, lie: lie, random: rand.New(rand.NewPCG(1, 4)),
 		moments: momentsOf(rec),
 		group:   crashdisk.NewGroup(1),
 		running: map[int]*heldOp{}, dirty: map[int]struct{}{}, covers: map[int][]int{}, done: map[int]struct{}{},
@@ -187,8 +190,11 @@ func (r *replay) ignores(e *Event) bool {
 	if r.lie == Honest || e.Begin < r.rec.Created {
 		return false
 	}
-	r.flushes++
-	return r.lie == NoFlush || r.flushes%4 == 0
+	if r.lie == SomeFlushes && r.random.IntN(4) != 0 {
+		return false
+	}
+	r.ignored++
+	return true
 }
 
 // unflushed is how many writes a power cut may take here.

@@ -74,14 +74,14 @@ func TestReplayLies(t *testing.T) {
 	for i := range int64(9) { // one write and flush before the disk was created, eight after
 		rec.Events = append(rec.Events, byteEvent(backingDisk, i, 9, 4*i+1, 4*i+2), flushEvent(backingDisk, 4*i+3, 4*i+4))
 	}
-	for lie, want := range map[Lie]int{Honest: 9, SomeFlushes: 8, NoFlush: 1} {
+	for lie, want := range map[Lie]struct{ ignored, durable int }{Honest: {0, 9}, SomeFlushes: {2, 9}, NoFlush: {8, 1}} {
 		r := newReplay(rec, lie)
 		if err := r.to(len(r.moments)); err != nil {
 			t.Fatal(err)
 		}
 		durable := bytes.Count(r.group.Image(crashdisk.SeedLost).Lookup("backing").Medium(), bytes.Repeat([]byte{9}, sectorBytes))
-		if durable != want {
-			t.Errorf("lie %d: %d sectors are durable, want %d", lie, durable, want)
+		if durable != want.durable || r.ignored != want.ignored {
+			t.Errorf("lie %d: %d flushes ignored, %d sectors are durable, want %+v", lie, r.ignored, durable, want)
 		}
 		r.end()
 	}
