@@ -23,21 +23,21 @@ import (
 // homingBatch is how much goes home between two flushes.
 const homingBatch = 32 << 20
 
-// homeBatch brings home about most bytes. moved is how much it was.
-func (d *Disk) homeBatch(from int64, most int64) (moved, next int64, err error) {
+// homeBatch brings home about homingBatch bytes. moved is how much it was.
+func (d *Disk) homeBatch() (moved int64, err error) {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
 	if d.poison.Load() != nil {
-		return 0, 0, d.poisoned()
+		return 0, d.poisoned()
 	}
-	moved, next, err = d.homeRuns(from, most)
+	moved, err = d.homeRuns()
 	if err != nil && !errors.Is(err, wal.ErrFull) {
 		err = d.poisonWith(fmt.Errorf("bring displaced blocks home: %w", err))
 	}
-	return moved, next, err
+	return moved, err
 }
 
-func (d *Disk) homeRuns(from, most int64) (moved, next int64, err error) {
+func (d *Disk) homeRuns() (moved int64, err error) {
 	state := d.once.state
 	var runs []extent
 	defer func() {
@@ -46,7 +46,7 @@ func (d *Disk) homeRuns(from, most int64) (moved, next int64, err error) {
 		}
 	}()
 	buf := make([]byte, homeRun)
-	for moved < most {
+	for from := int64(0); moved < homingBatch; {
 		p, ok := state.NextDisplaced(from, homeRun/blockBytes)
 		if !ok {
 			break
@@ -56,21 +56,21 @@ func (d *Disk) homeRuns(from, most int64) (moved, next int64, err error) {
 		runs = append(runs, e)
 		b := buf[:e.end-e.off]
 		if _, err := d.once.spare.ReadAt(b, p.Slot*blockBytes); err != nil {
-			return 0, from, fmt.Errorf("spare slot %d: %w", p.Slot, err)
+			return 0, fmt.Errorf("spare slot %d: %w", p.Slot, err)
 		}
 		if _, err := d.home.WriteAt(b, e.off); err != nil {
-			return 0, from, err
+			return 0, err
 		}
 		moved += e.end - e.off
 	}
 	if moved == 0 {
-		return 0, from, nil
+		return 0, nil
 	}
 	if err := d.home.Flush(); err != nil {
-		return 0, from, fmt.Errorf("flush the backing: %w", err)
+		return 0, fmt.Errorf("flush the backing: %w", err)
 	}
 	d.counters.homeBytes.Add(uint64(moved))
-	return moved, from, d.recordHome(runs)
+	return moved, d.recordHome(runs)
 }
 
 // recordHome is step 3.
@@ -110,7 +110,7 @@ func (d *Disk) bringAllHome(ctx context.Context, progress func(done, total int64
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%d bytes are still displaced: %w", d.once.state.Stats().Displaced*blockBytes, err)
 		}
-		moved, _, err := d.homeBatch(0, homingBatch)
+		moved, err := d.homeBatch()
 		if err != nil && !errors.Is(err, wal.ErrFull) {
 			return err
 		}

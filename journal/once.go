@@ -133,22 +133,37 @@ func (d *Disk) wholeBlocks(off, end int64) (first, last int64) {
 
 // verifyBase checks that the bytes a MAP record speaks of are there.
 func (d *Disk) verifyBase(e *extent) error {
+	crc := uint32(0)
+	err := d.readBase(e, func(p []byte, _ disk.Device, _ int64) error {
+		crc = crc32.Update(crc, castagnoli, p)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if crc != e.crc {
+		return fmt.Errorf("blocks written once at %d: checksum %08x, want %08x: %w", e.off, crc, e.crc, wal.ErrCorrupt)
+	}
+	return nil
+}
+
+// readBase reads the bytes that a MAP record speaks of, in pieces of at most homeRun, and gives
+// visit each with its place.
+func (d *Disk) readBase(e *extent, visit func(p []byte, dev disk.Device, off int64) error) error {
 	dev, off := d.home, e.off
 	if e.state == mappedSpare {
 		dev, off = d.once.spare, e.slot*blockBytes
 	}
-	crc := uint32(0)
 	buf := make([]byte, min(e.end-e.off, homeRun))
 	for n := e.end - e.off; n > 0; {
 		p := buf[:min(n, int64(len(buf)))]
 		if _, err := dev.ReadAt(p, off); err != nil {
+			return fmt.Errorf("read what was written once at %d: %w", e.off, err)
+		}
+		if err := visit(p, dev, off); err != nil {
 			return err
 		}
-		crc = crc32.Update(crc, castagnoli, p)
 		off, n = off+int64(len(p)), n-int64(len(p))
-	}
-	if crc != e.crc {
-		return fmt.Errorf("blocks written once at %d: checksum %08x, want %08x: %w", e.off, crc, e.crc, wal.ErrCorrupt)
 	}
 	return nil
 }
@@ -208,7 +223,7 @@ func (d *Disk) sweep(idle bool) error {
 		return d.poisonWith(err)
 	}
 	if idle && !d.closing.Load() {
-		if _, _, err := d.homeBatch(0, homingBatch); err != nil && !errors.Is(err, wal.ErrFull) {
+		if _, err := d.homeBatch(); err != nil && !errors.Is(err, wal.ErrFull) {
 			return err
 		}
 	}

@@ -415,21 +415,16 @@ func (d *Disk) makeDurable() error {
 	if d.once == nil {
 		return nil
 	}
-	buf := make([]byte, homeRun)
-	for _, e := range d.unproven {
-		dev, off := d.home, e.off
-		if e.state == mappedSpare {
-			dev, off = d.once.spare, e.slot*blockBytes
-		}
-		for n := e.end - e.off; n > 0; {
-			p := buf[:min(n, homeRun)]
-			if _, err := dev.ReadAt(p, off); err != nil {
-				return fmt.Errorf("read what was written once at %d: %w", e.off, err)
-			}
+	for i := range d.unproven {
+		e := &d.unproven[i]
+		err := d.readBase(e, func(p []byte, dev disk.Device, off int64) error {
 			if _, err := dev.WriteAt(p, off); err != nil {
 				return fmt.Errorf("write again what was written once at %d: %w", e.off, err)
 			}
-			off, n = off+int64(len(p)), n-int64(len(p))
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	d.unproven = nil
