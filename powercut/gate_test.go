@@ -21,10 +21,13 @@ func (c gateCase) String() string {
 	return c.mode + "-internal"
 }
 
+// allCases are every mode in every placement.
+var allCases = []gateCase{{"data", false}, {"data", true}, {"ordered", false}, {"ordered", true}, {"auto", false}, {"auto", true}}
+
 // TestPowerCut is the gate on the engine in this process, with a journal so small that it
 // wraps and is checkpointed all the time; and its negative controls.
 func TestPowerCut(t *testing.T) {
-	cases := []gateCase{{"data", false}, {"data", true}, {"ordered", false}, {"ordered", true}, {"auto", false}, {"auto", true}}
+	cases := allCases
 	opt := Options{Seed: 1, JournalBytes: 2 << 20, DiskBytes: 2 << 20, Requests: 30}
 	if testing.Short() {
 		cases = []gateCase{{"data", true}, {"auto", false}}
@@ -47,7 +50,7 @@ func TestPowerCutRealBinary(t *testing.T) {
 		t.Skip("-short: journals of 64 MiB take minutes under the race detector; TestPowerCut runs the same code")
 	}
 	jnbd := buildJnbd(t)
-	for _, c := range []gateCase{{"data", false}, {"ordered", false}, {"auto", false}, {"auto", true}} {
+	for _, c := range allCases {
 		t.Run(c.String(), func(t *testing.T) {
 			rec := record(t, Options{Seed: 2, Jnbd: jnbd, Mode: c.mode, Beside: c.beside, Requests: 25, Rounds: []Ending{Kill, Stop}})
 			exploreHonest(t, rec, Plan{Seed: 2, States: 100, Jnbd: jnbd, RealEvery: 40})

@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sort"
 
 	"jnbd/journal"
+	"jnbd/jsuper"
 )
 
 // createPlan is where everything will lie. Making one writes nothing.
@@ -70,17 +72,50 @@ func planCreate(diskPath string, options createOptions) (*createPlan, error) {
 			return nil, err
 		}
 	}
+	if plan.sharesDevice() && mode == jsuper.Ordered && plan.spare == "" {
+		plan.spare = deviceSpare
+	}
 	return plan, refuseExistingJournal(diskPath)
 }
 
-// settle completes what the format asks for once the disk's size is known.
-func (plan *createPlan) settle(backingBytes int64) (err error) {
-	plan.format.DiskBytes = plan.diskBytes
-	if plan.format.DiskBytes == 0 {
-		plan.format.DiskBytes = backingBytes
+// deviceSpare is the default --spare of mode ordered where the spare slots take room from the
+// disk. A file's are sparse: there it is all of the disk.
+const deviceSpare = "25%"
+
+// sharesDevice reports whether disk and journal divide a device of fixed size between them.
+func (plan *createPlan) sharesDevice() bool {
+	return plan.blockDevice && plan.placement == jsuper.Internal
+}
+
+// settle completes what the format asks for once the backing's size is known.
+func (plan *createPlan) settle(backingBytes int64) error {
+	size := plan.diskBytes
+	switch {
+	case size > 0:
+	case plan.sharesDevice():
+		size = plan.largestDisk(backingBytes)
+	default:
+		size = backingBytes
 	}
-	plan.format.SpareBytes, err = spareBytes(plan.spare, plan.format.Mode, plan.format.DiskBytes)
+	return plan.settleDisk(size)
+}
+
+// settleDisk is settle for a disk of that size.
+func (plan *createPlan) settleDisk(size int64) (err error) {
+	plan.format.DiskBytes = size
+	plan.format.SpareBytes, err = spareBytes(plan.spare, plan.format.Mode, size)
 	return err
+}
+
+// largestDisk is the size of the largest disk, a multiple of sizeLine, that leaves room for
+// its journal on a device of deviceBytes, or 0: the journal grows with the disk.
+func (plan *createPlan) largestDisk(deviceBytes int64) int64 {
+	with := *plan
+	lines := sort.Search(int(deviceBytes/sizeLine), func(i int) bool {
+		size := int64(i+1) * sizeLine
+		return with.settleDisk(size) != nil || size+journal.JournalSize(with.format) > deviceBytes
+	})
+	return int64(lines) * sizeLine
 }
 
 // journalElsewhere plans for --journal PATH.

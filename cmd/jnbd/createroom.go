@@ -41,18 +41,17 @@ func (plan *createPlan) fit(s *store, undo *undoList) (diskBytes int64, err erro
 	if !plan.blockDevice && (diskBytes == 0 || diskBytes == backingBytes) {
 		return backingBytes, growForJournal(s.backing, journalBytes, undo)
 	}
-	room := backingBytes - journalBytes
 	switch {
-	case diskBytes > 0 && roundUp(diskBytes, sizeLine) <= room:
+	case diskBytes > 0 && roundUp(diskBytes, sizeLine) <= backingBytes-journalBytes:
 		return diskBytes, nil // --size says that what lies beyond is free
 	case diskBytes > 0:
 		return 0, fmt.Errorf("disk %s has %d bytes, too few for --size %d and a journal of %s: the largest --size is %d",
-			plan.disk, backingBytes, diskBytes, formatSize(journalBytes), max(0, room&^(sizeLine-1)))
-	case room < sizeLine:
+			plan.disk, backingBytes, diskBytes, formatSize(journalBytes), plan.largestDisk(backingBytes))
+	case plan.format.DiskBytes == 0:
 		return 0, fmt.Errorf("disk %s has only %d bytes, too few for a journal of %s: use --journal PATH or a smaller --journal-size",
 			plan.disk, backingBytes, formatSize(journalBytes))
 	}
-	diskBytes = room &^ (sizeLine - 1)
+	diskBytes = plan.format.DiskBytes
 	if err := requireZeros(s.backing, diskBytes, backingBytes-diskBytes); err != nil {
 		return 0, fmt.Errorf("disk %s: its last %s may be in use (%w): give --size of at most %d if they are free, or put the journal elsewhere with --journal PATH",
 			plan.disk, formatSize(journalBytes), err, diskBytes)

@@ -108,7 +108,11 @@ func TestNbdinfoActivation(t *testing.T) {
 // TestNbdcopy: an image there and back, over several connections, and close.
 func TestNbdcopy(t *testing.T) {
 	requireTools(t, "nbdcopy")
-	s, diskPath := interopDisk(t)
+	eachKind(t, testNbdcopy)
+}
+
+func testNbdcopy(t *testing.T, kind diskKind) {
+	s, diskPath := interopDisk(t, kind.flags()...)
 	source, back := interopImage(t), filepath.Join(t.TempDir(), "back.img")
 	tool(t, "nbdcopy", "--connections=4", source, s.uri)
 	tool(t, "nbdcopy", "--flush", source, s.uri)
@@ -121,7 +125,11 @@ func TestNbdcopy(t *testing.T) {
 
 func TestQemuImg(t *testing.T) {
 	requireTools(t, "qemu-img")
-	s, _ := interopDisk(t)
+	eachKind(t, testQemuImg)
+}
+
+func testQemuImg(t *testing.T, kind diskKind) {
+	s, _ := interopDisk(t, kind.flags()...)
 	source, back := interopImage(t), filepath.Join(t.TempDir(), "back.qcow2")
 	tool(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", source, s.uri)
 	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", source, s.uri)
@@ -133,7 +141,11 @@ func TestQemuImg(t *testing.T) {
 
 func TestQemuIo(t *testing.T) {
 	requireTools(t, "qemu-io")
-	s, _ := interopDisk(t, "-p", "0")
+	eachKind(t, testQemuIo)
+}
+
+func testQemuIo(t *testing.T, kind diskKind) {
+	s, _ := interopDisk(t, append(kind.flags(), "-p", "0")...)
 	if !strings.HasPrefix(s.uri, "nbd://127.0.0.1:") {
 		t.Errorf("uri is %s", s.uri)
 	}
@@ -155,7 +167,11 @@ func TestFio(t *testing.T) {
 		}
 		t.Skip("this fio has no nbd engine")
 	}
-	s, _ := interopDisk(t)
+	eachKind(t, testFio)
+}
+
+func testFio(t *testing.T, kind diskKind) {
+	s, _ := interopDisk(t, kind.flags()...)
 	tool(t, "fio", "--name=t", "--ioengine=nbd", "--uri="+s.uri, "--rw=randwrite", "--bsrange=512-128k", "--bs_unaligned=1",
 		"--size=64m", "--io_size=128m", "--iodepth=32", "--fsync=100", "--verify=crc32c", "--verify_fatal=1", "--randseed=1")
 	s.stop(t)

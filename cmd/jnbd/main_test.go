@@ -32,3 +32,21 @@ func TestScripts(t *testing.T) {
 		Condition:           scriptCondition,
 	})
 }
+
+// TestScriptsInEachMode runs testdata/modes, where $MODE is each mode in turn.
+func TestScriptsInEachMode(t *testing.T) {
+	for _, mode := range []string{"data", "ordered", "auto"} {
+		t.Run(mode, func(t *testing.T) {
+			testscript.Run(t, testscript.Params{
+				Dir:                 "testdata/modes",
+				Cmds:                scriptCommands(),
+				RequireExplicitExec: true,
+				Condition:           scriptCondition,
+				Setup: func(env *testscript.Env) error {
+					env.Setenv("MODE", mode)
+					return nil
+				},
+			})
+		})
+	}
+}
