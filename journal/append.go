@@ -300,7 +300,9 @@ func (d *Disk) place(batch []*pending) error {
 		return nil
 	}
 	d.enter(batch)
-	d.lastChange.Store(time.Now().UnixNano())
+	now := time.Now()
+	d.lastChange.Store(now.UnixNano())
+	d.lag.changed(d.pos[len(recs)-1], now)
 	d.counters.clientBytes.Add(uint64(bytes))
 	return nil
 }

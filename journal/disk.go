@@ -54,6 +54,7 @@ type Disk struct {
 	routes     routes
 	recovery   Recovery
 	onPoison   func(error)
+	onFlush    func(time.Duration)
 	maxPayload int   // of one record
 	maxRequest int64 // of one request, and of one append
 	logRoom    int64 // log bytes that clients may fill
@@ -95,6 +96,7 @@ type Disk struct {
 	lastChange   atomic.Int64 // ns since 1970
 	superDurable atomic.Int64 // the durable mark in the superblock
 	counters     counters
+	lag          lag
 }
 
 // Size is the disk's length in bytes. The error is always nil; it is there for the backend

@@ -28,7 +28,7 @@ import (
 //     bytes that were replaced rightfully.
 type once struct {
 	state    *ordered.State
-	store    disk.Device // the stored state
+	store    *countedWrites // the stored state
 	spare    disk.Device
 	together bool // one flush covers log, spare and homes
 
@@ -72,7 +72,7 @@ func loadOnce(p Parts, sb *jsuper.Superblock) (*once, error) {
 		}
 	}
 	o := &once{
-		store:      disk.Region(p.Journal, sb.StateOffset, ordered.StateBytes(l)),
+		store:      &countedWrites{Device: disk.Region(p.Journal, sb.StateOffset, ordered.StateBytes(l))},
 		spare:      disk.Region(p.Journal, sb.SpareOffset, sb.SpareBytes),
 		together:   p.Placement == jsuper.Internal,
 		generation: sb.StateGeneration,

@@ -52,6 +52,9 @@ type Options struct {
 	// OnPoison is called once, from the goroutine that met the failure, when the disk stops
 	// accepting writes (P9).
 	OnPoison func(error)
+	// OnFlush is told after each flush of the log that has succeeded how long the devices
+	// took for it. It is called from whoever leads the flush, and must not block.
+	OnFlush func(took time.Duration)
 }
 
 // MinJournalBytes is the least that makes sense for a served disk, superblock and log

@@ -76,6 +76,9 @@ func Open(p Parts, opt Options) (*Disk, error) {
 		CutSeq: scan.NextSeq, Barrier: scan.Barrier, Took: time.Since(began),
 	}
 	if !opt.ReadOnly {
+		if bytes > 0 {
+			d.lag.changed(d.log.Stats().Head-1, time.Now())
+		}
 		d.start(opt)
 	}
 	return d, nil
@@ -140,6 +143,7 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 		readOnly:   opt.ReadOnly,
 		routes:     routes,
 		onPoison:   opt.OnPoison,
+		onFlush:    opt.OnFlush,
 		maxExtents: int(max(memory/2/extentBytes, walkChunk)),
 		opened:     *super,
 		gate:       newGate(),
@@ -357,7 +361,8 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 		}
 	}
 	logOpt := wal.Options{
-		Node: d.super.Node,
+		Node:    d.super.Node,
+		OnFlush: d.onFlush,
 		// A flush that nobody waits for may be what fails: reads must know at once.
 		OnFail: func(err error) { d.poisonWith(fmt.Errorf("log: %w", err)) },
 	}

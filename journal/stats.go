@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"jnbd/disk"
 	"jnbd/jsuper"
 	"jnbd/wal"
 )
@@ -41,13 +42,43 @@ type Stats struct {
 	HomeBytes    uint64 // written home by checkpoints and homing
 	InPlaceBytes uint64 // written once, to empty homes
 	ToSpareBytes uint64 // written once, to spare slots
+	StateBytes   uint64 // written for the stored write-once state and the superblock
 	Flushes      uint64 // of the log
 	Checkpoints  uint64 // batches
 	Poisoned     error
+
+	// OldestChange is when the oldest change was made that a checkpoint has not brought home,
+	// to about a second; zero if there is none. What recovery found counts from Open.
+	OldestChange time.Time
 }
 
 // LogUsedBytes is how much of the log is live.
 func (s Stats) LogUsedBytes() int64 { return s.Head - s.Tail }
+
+// HostBytes is all that was written to the host since Open.
+func (s Stats) HostBytes() uint64 {
+	return s.LoggedBytes + s.HomeBytes + s.InPlaceBytes + s.ToSpareBytes + s.StateBytes
+}
+
+// WriteAmplification is bytes written to the host for each byte from clients (P5), since
+// Open; 0 before the first. What is logged now and goes home later counts only then.
+func (s Stats) WriteAmplification() float64 {
+	if s.ClientBytes == 0 {
+		return 0
+	}
+	return float64(s.HostBytes()) / float64(s.ClientBytes)
+}
+
+// countedWrites is a device that counts the bytes written to it.
+type countedWrites struct {
+	disk.Device
+	bytes atomic.Uint64
+}
+
+func (c *countedWrites) WriteAt(p []byte, off int64) (int, error) {
+	c.bytes.Add(uint64(len(p)))
+	return c.Device.WriteAt(p, off)
+}
 
 // Recovery is what Open found.
 type Recovery struct {
@@ -87,6 +118,7 @@ func (d *Disk) Stats() Stats {
 		s.BarrierSeq, s.BarrierTime = st.Barrier.Seq, st.Barrier.Time
 		s.LoggedBytes, s.Flushes = st.AppendedBytes, st.Flushes
 	}
+	s.OldestChange = d.lag.oldest(s.Tail)
 	s.OverlayExtents, s.OverlayBytes = d.overlay.size()
 	s.ClientBytes = d.counters.clientBytes.Load()
 	if d.once != nil {
@@ -97,6 +129,10 @@ func (d *Disk) Stats() Stats {
 		s.InPlaceBytes, s.ToSpareBytes = d.once.homeBytes.Load(), d.once.spareBytes.Load()
 	}
 	s.HomeBytes = d.counters.homeBytes.Load()
+	s.StateBytes = d.store.WrittenBytes()
+	if d.once != nil {
+		s.StateBytes += d.once.store.bytes.Load()
+	}
 	s.Checkpoints = d.counters.checkpoints.Load()
 	s.Poisoned = d.Err()
 	return s

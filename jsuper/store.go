@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"jnbd/disk"
 )
@@ -28,6 +29,8 @@ type Store struct {
 	next       int      // the slot the next save goes to
 	unsure     []byte   // content of the other slot, as read but perhaps not durable; nil: durable
 	failed     error    // the first failed save or wipe; sticky
+
+	written atomic.Uint64 // bytes given to dev
 }
 
 // NewStore makes a store on dev, which with Internal is the whole backing. It does no I/O,
@@ -35,6 +38,9 @@ type Store struct {
 func NewStore(dev disk.Device, placement Placement) *Store {
 	return &Store{dev: dev, placement: placement}
 }
+
+// WrittenBytes is how much saves have written since NewStore. It waits for none.
+func (s *Store) WrittenBytes() uint64 { return s.written.Load() }
 
 // Load reads the superblock for use by a writer. Besides Probe's errors it returns
 // ErrReadOnlyFormat where this version may read but must not write.
@@ -169,6 +175,7 @@ func (s *Store) resealLocked(offsets [2]int64) error {
 
 // putLocked writes one slot and flushes.
 func (s *Store) putLocked(content []byte, generation uint64, slot int, off int64) error {
+	s.written.Add(uint64(len(content)))
 	if _, err := s.dev.WriteAt(content, off); err != nil {
 		return fmt.Errorf("save superblock generation %d: write slot %d at %d: %w", generation, slot, off, err)
 	}

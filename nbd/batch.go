@@ -72,14 +72,17 @@ func (c *conn) runBatch() {
 		c.count.writes.Add(uint64(b.n))
 		c.count.bytesWritten.Add(uint64(b.bytes))
 	}
+	answered := 0
 	for i := range b.n {
 		if err == nil && b.fua[i] {
 			c.flight.awaitFlush()
-			c.export.flushes.add(c, b.cookies[i])
+			c.export.flushes.add(c, b.cookies[i], cmdWrite, c.received)
 			continue
 		}
 		c.replies = c.appendResult(c.replies, b.cookies[i], err)
+		answered++
 	}
+	c.answered(cmdWrite, c.received, answered)
 	b.n, b.bytes = 0, 0
 }
 

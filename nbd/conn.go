@@ -39,6 +39,9 @@ type conn struct {
 	structured     bool
 	baseAllocation bool
 
+	// attached is export, for those who are not the reader.
+	attached atomic.Pointer[export]
+
 	gone          atomic.Bool // nothing may be applied any more
 	disconnecting atomic.Bool // the client sent DISC
 	stopping      atomic.Bool // the server finishes what is in flight, and no more
@@ -109,6 +112,7 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 func (c *conn) serve() {
 	err := c.negotiate()
 	if err == nil {
+		c.attached.Store(c.export)
 		c.server.event(Event{Kind: ConnAttached, Conn: c.id, Remote: c.remote, Export: c.export.Name})
 		err = c.transmit()
 	}

@@ -30,6 +30,7 @@ type Export struct {
 type export struct {
 	Export
 	cached  CachedReader  // the Device's own, or nil
+	count   counters      // of its connections that have ended
 	changes atomic.Uint64 // changes admitted so far (alive.go)
 	flushes flusher
 	workers workers

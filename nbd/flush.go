@@ -1,6 +1,9 @@
 package nbd
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // flusher makes an export durable for those who asked. Requests that wait together share
 // one Sync, and a request is only ever answered by a Sync that began after it arrived:
@@ -17,15 +20,17 @@ type flusher struct {
 
 // flushWait is a request that waits for a Sync.
 type flushWait struct {
-	c      *conn
-	cookie uint64
+	c        *conn
+	cookie   uint64
+	cmd      uint16
+	received time.Time
 }
 
-// add answers c's request when what was done so far is durable. c has counted it in its
-// flight. add does not block.
-func (f *flusher) add(c *conn, cookie uint64) {
+// add answers c's request, a cmd that was received then, when what was done so far is
+// durable. c has counted it in its flight. add does not block.
+func (f *flusher) add(c *conn, cookie uint64, cmd uint16, received time.Time) {
 	f.mu.Lock()
-	f.waiting = append(f.waiting, flushWait{c, cookie})
+	f.waiting = append(f.waiting, flushWait{c, cookie, cmd, received})
 	if !f.running {
 		f.running = true
 		go f.run() // ends when nobody waits; connections wait for their requests
@@ -45,7 +50,9 @@ func (f *flusher) run() {
 			return
 		}
 		err := f.device.Sync()
+		now := time.Now()
 		for _, w := range group {
+			w.c.count.latency[w.cmd].Observe(now.Sub(w.received), 1)
 			w.c.postResult(w.cookie, err)
 		}
 		for _, w := range group {

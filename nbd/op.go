@@ -127,6 +127,7 @@ func (o *op) land() {
 // finish replies with err or success and lands.
 func (o *op) finish(err error) {
 	c := o.c
+	c.answered(o.req.cmd, o.received, 1)
 	c.postResult(o.req.cookie, err)
 	o.land()
 	c.outbox.kick()
@@ -143,9 +144,9 @@ func (o *op) write() {
 	}
 	if err == nil && o.req.flags&cfFUA != 0 {
 		c.flight.alsoAwaitFlush()
-		cookie := o.req.cookie
+		cookie, received := o.req.cookie, o.received
 		o.land()
-		c.export.flushes.add(c, cookie)
+		c.export.flushes.add(c, cookie, cmdWrite, received)
 		return
 	}
 	o.finish(err)

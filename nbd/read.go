@@ -57,6 +57,7 @@ func (c *conn) readInPlace(req *request) bool {
 		c.replies = appendData(c.replies, chunkDone, req.cookie, int64(req.offset), n)[:start+head+n]
 	}
 	c.countRead(n)
+	c.reads++
 	return true
 }
 
@@ -101,6 +102,7 @@ func (o *op) read() {
 	}
 	o.assemble()
 	c.countRead(int(req.length))
+	c.answered(cmdRead, o.received, 1)
 	c.outbox.postOp(o) // o is not ours any more
 	c.outbox.kick()
 }

@@ -39,7 +39,7 @@ type Server struct {
 	exports []*export // set by start
 	buffers buffers   // set up by start
 	ops     opCache
-	count   counters // of the connections that have ended, and of accepting
+	count   counters // of the connections that ended without an export, and of accepting
 
 	mu        sync.Mutex
 	closing   bool                      // Shutdown or Close was called
@@ -178,7 +178,11 @@ func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	s.count.add(&c.count)
+	if x := c.attached.Load(); x != nil {
+		x.count.add(&c.count)
+	} else {
+		s.count.add(&c.count)
+	}
 	if len(s.conns) == 0 {
 		s.buffers.shrink()
 		s.empty.Broadcast()

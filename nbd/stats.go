@@ -1,6 +1,9 @@
 package nbd
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Stats are a server's counters since it started. They are read one by one, so sums over
 // them may be off by what happened meanwhile.
@@ -20,13 +23,22 @@ type Stats struct {
 }
 
 // counters are what Stats is made of. Each connection has its own, so that connections
-// share no cache line; they are added to the server's when it ends.
+// share no cache line; they are added to the export's, or if it never chose one to the
+// server's, when it ends.
 type counters struct {
 	connsTotal, connsRefused atomic.Uint64
 	requests, failed         atomic.Uint64
 	dropped                  atomic.Uint64
 	reads, writes, flushes   atomic.Uint64
 	bytesRead, bytesWritten  atomic.Uint64
+	latency                  latencies
+}
+
+// answered counts n requests that were received then and whose replies are ready.
+func (c *conn) answered(cmd uint16, received time.Time, n int) {
+	if n > 0 {
+		c.count.latency[cmd].Observe(time.Since(received), n)
+	}
 }
 
 // add adds o, whose connection has ended.
@@ -39,6 +51,7 @@ func (n *counters) add(o *counters) {
 	n.flushes.Add(o.flushes.Load())
 	n.bytesRead.Add(o.bytesRead.Load())
 	n.bytesWritten.Add(o.bytesWritten.Load())
+	n.latency.add(&o.latency)
 }
 
 // addTo adds the counters to st.
@@ -64,8 +77,49 @@ func (s *Server) Stats() Stats {
 		BufferBytes:  s.buffers.held(),
 	}
 	s.count.addTo(&st)
+	for _, x := range s.exports {
+		x.count.addTo(&st)
+	}
 	for c := range s.conns {
 		c.count.addTo(&st)
 	}
 	return st
+}
+
+// ExportStats are the counters of one export's clients since the server started. Of Stats,
+// the fields about accepting and buffers are 0.
+type ExportStats struct {
+	Name string
+	Stats
+	latency [commandCount]LatencyStats
+}
+
+// Latency is the histogram of a command: of all its requests that were answered.
+func (s *ExportStats) Latency(c Command) *LatencyStats { return &s.latency[c] }
+
+// ExportStats returns the counters of each export, in the order of Exports. It waits for
+// no request. Before the first Serve there are none.
+func (s *Server) ExportStats() []ExportStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]ExportStats, len(s.exports))
+	for i, x := range s.exports {
+		st := &all[i]
+		st.Name = x.Name
+		st.addCounters(&x.count)
+		for c := range s.conns {
+			if c.attached.Load() == x {
+				st.Conns++
+				st.addCounters(&c.count)
+			}
+		}
+	}
+	return all
+}
+
+func (s *ExportStats) addCounters(n *counters) {
+	n.addTo(&s.Stats)
+	for i := range n.latency {
+		n.latency[i].addTo(&s.latency[i])
+	}
 }

@@ -58,6 +58,7 @@ func (o *op) blockStatus() {
 	head := appendChunk(o.buf.mem[:0], chunkDone, chunkBlockStatus, req.cookie, 4+len(out))
 	head = binary.BigEndian.AppendUint32(head, baseAllocationID)
 	o.parts = append(o.parts[:0], o.buf.mem[:len(head)+len(out)])
+	c.answered(cmdBlockStatus, o.received, 1)
 	c.outbox.postOp(o) // o is not ours any more
 	c.outbox.kick()
 }

@@ -42,6 +42,7 @@ type reader struct {
 	limit    int       // how much the next read may take
 	received time.Time // when the last bytes came
 	replies  []byte    // collected, not handed to the outbox
+	reads    int       // READs among them, not counted in a histogram yet
 	batch    batch
 	late     bool // a request was refused because the server is stopping
 }
@@ -195,10 +196,11 @@ func (c *conn) flush(req *request) {
 	if c.export.ReadOnly {
 		c.count.flushes.Add(1)
 		c.replies = appendSimple(c.replies, req.cookie, 0)
+		c.answered(cmdFlush, c.received, 1)
 		return
 	}
 	c.flight.awaitFlush()
-	c.export.flushes.add(c, req.cookie)
+	c.export.flushes.add(c, req.cookie, cmdFlush, c.received)
 }
 
 // changedInPlace replies to a change that the reader made and that ended with err; with FUA
@@ -208,11 +210,12 @@ func (c *conn) changedInPlace(req *request, err error) {
 		c.count.writes.Add(1)
 		if req.flags&cfFUA != 0 {
 			c.flight.awaitFlush()
-			c.export.flushes.add(c, req.cookie)
+			c.export.flushes.add(c, req.cookie, req.cmd, c.received)
 			return
 		}
 	}
 	c.replies = c.appendResult(c.replies, req.cookie, err)
+	c.answered(req.cmd, c.received, 1)
 }
 
 // refusalFor is why req is not performed, if it is not.
@@ -242,6 +245,8 @@ func (c *conn) succeedEmpty(req *request) {
 // sendCollected hands the collected replies to the outbox. Even when there are none it
 // waits while the client has too much unread, whoever posted that.
 func (c *conn) sendCollected() error {
+	c.answered(cmdRead, c.received, c.reads)
+	c.reads = 0
 	err := c.outbox.send(c.replies)
 	c.replies = c.replies[:0]
 	return err

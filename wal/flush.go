@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // A flush, in order:
@@ -74,8 +75,11 @@ func (l *Log) lead(r *round, soft bool) {
 	var flushed bool
 	if err == nil {
 		flushed = true
+		began := time.Now()
 		if err = l.flushDevices(); err != nil {
 			err = l.fail(fmt.Errorf("flush log up to position %#x: %w", point.Pos, err))
+		} else if l.opt.OnFlush != nil {
+			l.opt.OnFlush(time.Since(began))
 		}
 	}
 

@@ -21,6 +21,10 @@ type Options struct {
 	// hold. Nothing counts as durable before both have returned nil.
 	FlushBeside func() error
 
+	// OnFlush, if not nil, is told after each flush that has succeeded how long the devices
+	// took for it. It must not call the log.
+	OnFlush func(took time.Duration)
+
 	// OnFail, if not nil, is called once, from the goroutine that met the log's failure. It
 	// must not call the log.
 	OnFail func(error)
