@@ -30,6 +30,7 @@ var rooms = map[string]room{
 	"disk": {floor: 0},
 	"nbd":  {floor: 0},
 
+	"nbd/nbdclient":  {floor: 1, knows: []string{"nbd"}},
 	"disk/crashdisk": {floor: 1, knows: []string{"disk"}},
 	"jsuper":         {floor: 1, knows: []string{"disk"}},
 	"wal":            {floor: 1, knows: []string{"disk"}},
