@@ -16,19 +16,22 @@ const (
 
 // TestKernelClientOverTCP: jnbd runs on the host. The guest's kernel attaches over TCP with
 // one and with four connections, makes a file system, writes a tree, and lets go. All of it
-// is there when it attaches again, and in the raw image when jnbd is gone.
+// is there when it attaches again, and in the raw image when jnbd is gone. In every mode.
 func TestKernelClientOverTCP(t *testing.T) {
-	for _, connections := range []int{1, 4} {
-		t.Run(fmt.Sprintf("connections=%d", connections), func(t *testing.T) {
+	for _, c := range []struct {
+		mode        string
+		connections int
+	}{{"data", 4}, {"ordered", 1}, {"auto", 4}} {
+		t.Run(fmt.Sprintf("%s/connections=%d", c.mode, c.connections), func(t *testing.T) {
 			disk := filepath.Join(t.TempDir(), "disk.img")
 			port := freePort(t)
-			served := serve(t, disk, diskSize, port)
+			served := serve(t, disk, diskSize, port, "--mode", c.mode)
 			g := boot(t)
-			address := []string{"-C", strconv.Itoa(connections), "10.0.2.2", strconv.Itoa(port)}
+			address := []string{"-C", strconv.Itoa(c.connections), "10.0.2.2", strconv.Itoa(port)}
 
 			g.attach("/dev/nbd0", diskSize, address...)
-			if got := g.connections(port); got != connections {
-				t.Fatalf("the kernel has %d connections, want %d", got, connections)
+			if got := g.connections(port); got != c.connections {
+				t.Fatalf("the kernel has %d connections, want %d", got, c.connections)
 			}
 			g.run("mkfs.ext4", "-q", "/dev/nbd0")
 			want := writeTreeAndCheck(g, "/dev/nbd0")

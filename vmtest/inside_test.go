@@ -14,8 +14,14 @@ import (
 // TestServerInTheGuest: jnbd runs in the guest, on a virtio disk that holds the journal too,
 // and the same kernel attaches to it over a unix socket. It is killed (SIGKILL) with the
 // tree written and its log not brought home, and started again. What is on the virtio disk
-// at the end is a plain image for the host.
+// at the end is a plain image for the host. In every mode.
 func TestServerInTheGuest(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { serveInTheGuest(t, mode) })
+	}
+}
+
+func serveInTheGuest(t *testing.T, mode string) {
 	const (
 		socket = "/tmp/disk.sock"
 		device = "/dev/vda"
@@ -26,7 +32,7 @@ func TestServerInTheGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := boot(t, disk)
-	g.run("jnbd", "create", device, "--size", strconv.Itoa(size>>20)+"M", "--journal", "internal", "--journal-size", "64M")
+	g.run("jnbd", "create", device, "--mode", mode, "--size", strconv.Itoa(size>>20)+"M", "--journal", "internal", "--journal-size", "64M")
 
 	serve := step.Step{Do: step.Start, Args: []string{"jnbd", "serve", device, "--unix", socket}}
 	server := g.do(serve)

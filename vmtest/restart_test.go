@@ -13,12 +13,18 @@ import (
 // TestServerKilledAndRestarted: the server is killed (SIGKILL) while the guest writes, three
 // times, after more and more files. Each time the guest loses its device; the server is
 // started again, the guest attaches again, ext4 replays its journal and finds no fault, and
-// every file of every round that the guest had fsynced is there.
+// every file of every round that the guest had fsynced is there. In every mode.
 func TestServerKilledAndRestarted(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { killAndRestart(t, mode) })
+	}
+}
+
+func killAndRestart(t *testing.T, mode string) {
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	port := freePort(t)
 	address := []string{"10.0.2.2", strconv.Itoa(port)}
-	served := serve(t, disk, diskSize, port)
+	served := serve(t, disk, diskSize, port, "--mode", mode)
 	g := boot(t)
 
 	g.attach("/dev/nbd0", diskSize, address...)

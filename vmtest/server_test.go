@@ -26,14 +26,20 @@ type server struct {
 	err   error         // how; read only after ended
 }
 
-// serve starts jnbd on a disk of size bytes and waits until it is ready, which it says in
-// one line. A server that still runs when the test ends is killed.
-func serve(t *testing.T, disk string, size int64, port int) *server {
+// modes are what every promise to a kernel must hold in.
+var modes = []string{"data", "ordered", "auto"}
+
+// serve starts jnbd on a disk of size bytes, with the given flags, and waits until it is
+// ready, which it says in one line. A server that still runs when the test ends is killed.
+func serve(t *testing.T, disk string, size int64, port int, flags ...string) *server {
 	t.Helper()
+	args := append([]string{
+		"serve", disk, "--size", strconv.FormatInt(size>>20, 10) + "M",
+		"-i", "127.0.0.1", "-p", strconv.Itoa(port),
+	}, flags...)
 	s := &server{
-		t: t,
-		cmd: exec.Command(theWorld(t).jnbd, "serve", disk, "--size", strconv.FormatInt(size>>20, 10)+"M",
-			"-i", "127.0.0.1", "-p", strconv.Itoa(port)),
+		t:     t,
+		cmd:   exec.Command(theWorld(t).jnbd, args...),
 		log:   &firstWords{},
 		ended: make(chan struct{}),
 	}
