@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -29,6 +30,9 @@ type conn struct {
 	remote string
 	nc     net.Conn
 	raw    syscall.RawConn // nc's socket, or nil when there is none to look at
+	stream io.ReadWriter   // what the bytes pass through: nc, or secure
+	secure *tls.Conn       // once TLS is in use
+	names  []string        // of the client's certificate, if it was verified
 	ended  chan struct{}   // closed with the socket
 	count  counters
 
@@ -68,6 +72,7 @@ const (
 	reasonAborted      = "client ended the negotiation"
 	reasonTimeout      = "negotiation timed out"
 	reasonProtocol     = "protocol error"
+	reasonTLS          = "TLS handshake failed"
 	reasonFailed       = "connection failed"
 	reasonStopping     = "server is stopping"
 	reasonNotReading   = "client does not read its replies while others wait for memory"
@@ -97,7 +102,7 @@ const lingerTime = 200 * time.Millisecond
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
 	c := &conn{
 		server: s, id: id, remote: nc.RemoteAddr().String(),
-		nc: nc, ended: make(chan struct{}),
+		nc: nc, stream: nc, ended: make(chan struct{}),
 	}
 	if socket, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = socket.SyscallConn() // nil if it is closed already
@@ -113,7 +118,7 @@ func (c *conn) serve() {
 	err := c.negotiate()
 	if err == nil {
 		c.attached.Store(c.export)
-		c.server.event(Event{Kind: ConnAttached, Conn: c.id, Remote: c.remote, Export: c.export.Name})
+		c.server.event(Event{Kind: ConnAttached, Conn: c.id, Remote: c.remote, Export: c.export.Name, Client: c.clientName()})
 		err = c.transmit()
 	}
 	c.end(err)
@@ -124,6 +129,9 @@ func (c *conn) end(err error) {
 	if errors.Is(err, errDisconnected) || errors.Is(err, errStopped) {
 		c.flight.drain()
 		c.outbox.drain()
+	}
+	if errors.Is(err, errDisconnected) || errors.Is(err, errStopped) || errors.Is(err, errAborted) {
+		c.sayGoodbye()
 	}
 	if errors.Is(err, errStopped) {
 		c.linger()
@@ -151,6 +159,8 @@ func (c *conn) end(err error) {
 // explain is reason and cause of an end that the reader met.
 func (c *conn) explain(err error) (reason string, cause error) {
 	var breach protocolError
+	var failedTLS *tlsError
+	left := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 	switch {
 	case errors.Is(err, errDisconnected):
 		return reasonDisconnected, nil
@@ -162,10 +172,12 @@ func (c *conn) explain(err error) (reason string, cause error) {
 		return reasonProtocol, err
 	case c.export == nil && errors.Is(err, os.ErrDeadlineExceeded):
 		return reasonTimeout, err
-	case c.export == nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+	case c.export == nil && left:
 		return reasonLeft, nil
-	case errors.Is(err, io.EOF):
+	case left:
 		return reasonLeft, errLeft
+	case errors.As(err, &failedTLS):
+		return reasonTLS, err
 	}
 	return reasonFailed, err
 }

@@ -46,6 +46,7 @@ type Event struct {
 	Conn   uint64 // the connection's number, counted from 1; 0 in AcceptFailed
 	Remote string // the client's address; unix sockets often have none
 	Export string // the export's name, from ConnAttached on
+	Client string // ConnAttached: the first name of the client's certificate, if one was verified
 	Reason string // ConnClosed: why, in a few words
 	Err    error  // see the kinds
 

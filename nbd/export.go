@@ -18,6 +18,10 @@ type Export struct {
 	Description string
 	// Device is the disk.
 	Device Device
+	// AllowedNames, if there are any, are the clients that may use the export: at least one
+	// must be a name of the client's certificate (the common name of its subject, or an
+	// alternative DNS name, address or URI). Needs Server.TLS.
+	AllowedNames []string
 	// ReadOnly refuses every change with EPERM.
 	ReadOnly bool
 	// MinBlock, PreferredBlock and MaxBlock are told to clients, in bytes. MinBlock (at

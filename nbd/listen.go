@@ -100,7 +100,13 @@ func removeStale(path string) error {
 
 // URI is the nbd:// or nbd+unix:// address under which clients reach the export on l
 // (uri.md of the NBD project).
-func URI(l net.Listener, export string) string {
+func URI(l net.Listener, export string) string { return uri("nbd", l, export) }
+
+// SecureURI is URI for clients that use TLS: nbds:// or nbds+unix://.
+func SecureURI(l net.Listener, export string) string { return uri("nbds", l, export) }
+
+// uri is an address of a scheme.
+func uri(scheme string, l net.Listener, export string) string {
 	name := (&url.URL{Path: "/" + export}).EscapedPath()
 	addr := l.Addr()
 	if addr.Network() == "unix" {
@@ -108,16 +114,16 @@ func URI(l net.Listener, export string) string {
 		if abs, err := filepath.Abs(path); err == nil {
 			path = abs
 		}
-		return "nbd+unix://" + name + "?socket=" + escapeQuery(path)
+		return scheme + "+unix://" + name + "?socket=" + escapeQuery(path)
 	}
 	host, port, err := net.SplitHostPort(addr.String())
 	if err != nil {
-		return "nbd://" + addr.String() + name
+		return scheme + "://" + addr.String() + name
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	return "nbd://" + net.JoinHostPort(host, port) + name
+	return scheme + "://" + net.JoinHostPort(host, port) + name
 }
 
 // escapeQuery escapes a query value the way every URI library reads it back: spaces as

@@ -22,12 +22,13 @@ type modelStep struct {
 // unless both read, because NBD leaves their order open.
 func TestModel(t *testing.T) {
 	const part, clients, steps = 1 << 20, 3, 600
-	for _, transport := range []string{"unix", "pipe"} {
+	certificates := makePKI(t)
+	for _, transport := range []string{"unix", "pipe", "tls"} {
 		for _, structured := range []bool{false, true} {
 			seed := rand.Uint64()
 			t.Run(fmt.Sprintf("%s, structured %v, seed %d", transport, structured, seed), func(t *testing.T) {
 				d := newMemDisk(clients * part)
-				s := &Server{Exports: []Export{{Device: d}}, Workers: 3}
+				s := &Server{Exports: []Export{{Device: d}}, Workers: 3, TLS: TLSOn, TLSConfig: certificates.server(t)}
 				path := startServer(t, s)
 				if err := s.setUp(); err != nil {
 					t.Fatal(err)
@@ -42,6 +43,9 @@ func TestModel(t *testing.T) {
 						c = newClient(t, near)
 					} else {
 						c = dial(t, path)
+					}
+					if transport == "tls" {
+						c.secure(certificates.client(t, certificates.dir))
 					}
 					if structured {
 						c.mustAck(c.option(optStructuredReply, nil))

@@ -13,10 +13,13 @@ import (
 //  2. The client sends options, the server answers each. Whatever an option's data holds,
 //     its length says where the next begins, so that after an error reply both are still
 //     in step. Only a wrong magic, a length over the limit, or too many options end it.
-//  3. EXPORT_NAME or GO choose an export and begin the transmission.
+//  3. STARTTLS makes the connection a secure one, and all begins again but for the greeting
+//     (tls.go).
+//  4. EXPORT_NAME or GO choose an export and begin the transmission.
 
 // agreement is what a negotiation has settled so far.
 type agreement struct {
+	fixed      bool // the client knows fixed newstyle
 	noZeroes   bool
 	structured bool
 	// metaExport is the export for which base:allocation was selected, if it was.
@@ -56,11 +59,11 @@ func (c *conn) greet() error {
 	b = binary.BigEndian.AppendUint64(b, magicServer)
 	b = binary.BigEndian.AppendUint64(b, magicOption)
 	b = binary.BigEndian.AppendUint16(b, flagFixedNewstyle|flagNoZeroes)
-	if _, err := c.nc.Write(b); err != nil {
+	if _, err := c.stream.Write(b); err != nil {
 		return err
 	}
 	var answer [clientFlagLen]byte
-	if _, err := io.ReadFull(c.nc, answer[:]); err != nil {
+	if _, err := io.ReadFull(c.stream, answer[:]); err != nil {
 		return err
 	}
 	flags := binary.BigEndian.Uint32(answer[:])
@@ -68,6 +71,7 @@ func (c *conn) greet() error {
 		return protocolError(fmt.Sprintf("unknown client flags %#x", unknown))
 	}
 	// A client without FIXED_NEWSTYLE sends EXPORT_NAME only, which needs no other care.
+	c.agreed.fixed = flags&clientFixedNewstyle != 0
 	c.agreed.noZeroes = flags&clientNoZeroes != 0
 	return nil
 }
@@ -75,7 +79,7 @@ func (c *conn) greet() error {
 // readOption reads one option with its data.
 func (c *conn) readOption() (option uint32, data []byte, err error) {
 	var head [optionHeaderSize]byte
-	if _, err := io.ReadFull(c.nc, head[:]); err != nil {
+	if _, err := io.ReadFull(c.stream, head[:]); err != nil {
 		return 0, nil, err
 	}
 	if magic := binary.BigEndian.Uint64(head[:]); magic != magicOption {
@@ -88,7 +92,7 @@ func (c *conn) readOption() (option uint32, data []byte, err error) {
 			option, length, maxOptionBytes))
 	}
 	data = make([]byte, length)
-	if _, err := io.ReadFull(c.nc, data); err != nil {
+	if _, err := io.ReadFull(c.stream, data); err != nil {
 		return 0, nil, err
 	}
 	return option, data, nil

@@ -44,8 +44,8 @@ func describe(replies []optionReply) string {
 			}
 		case repMetaContext:
 			lines = append(lines, "CONTEXT "+hex.EncodeToString(r.data[:4])+" "+string(r.data[4:]))
-		case repErr + 1, repErr + 3, repErr + 6:
-			name := map[uint32]string{1: "ERR_UNSUP", 3: "ERR_INVALID", 6: "ERR_UNKNOWN"}[r.kind&^repErr]
+		case repErrUnsup, repErrPolicy, repErrInvalid, repErrTLSReqd, repErrUnknown:
+			name := map[uint32]string{1: "ERR_UNSUP", 2: "ERR_POLICY", 3: "ERR_INVALID", 5: "ERR_TLS_REQD", 6: "ERR_UNKNOWN"}[r.kind&^repErr]
 			if len(r.data) == 0 {
 				name += " without a text"
 			}

@@ -11,13 +11,22 @@ func (c *conn) answerOption(option uint32, data []byte) error {
 	if option == optExportName {
 		return c.exportName(string(data))
 	}
+	if c.needsTLS(option) {
+		a := &answers{option: option}
+		a.refuse(repErrTLSReqd, "this server requires TLS")
+		_, err := c.stream.Write(a.out)
+		return err
+	}
 	a := &answers{option: option}
 	var chosen *export
 	var end error
+	upgrade := false
 	switch option {
 	case optAbort:
 		a.add(repAck, nil)
 		end = errAborted
+	case optStartTLS:
+		upgrade = c.startTLS(a, data)
 	case optList:
 		c.list(a, data)
 	case optInfo:
@@ -29,14 +38,17 @@ func (c *conn) answerOption(option uint32, data []byte) error {
 	case optListMetaContext, optSetMetaContext:
 		c.metaContext(a, data)
 	default:
-		// STARTTLS and EXTENDED_HEADERS among them: the client goes on without.
+		// EXTENDED_HEADERS among them: the client goes on without.
 		a.refuse(repErrUnsup, "option %d is not supported", option)
 	}
 	if chosen != nil {
 		c.attach(chosen)
 	}
-	if _, err := c.nc.Write(a.out); err != nil && end == nil {
+	if _, err := c.stream.Write(a.out); err != nil && end == nil {
 		return err // a client that aborts need not wait for the answer
+	}
+	if upgrade {
+		return c.handshake()
 	}
 	return end
 }
@@ -46,9 +58,15 @@ func (c *conn) exportName(name string) error {
 	if err := validName(name); err != nil {
 		return protocolError("export name " + err.Error())
 	}
+	if c.needsTLS(optExportName) {
+		return protocolError("export " + clip(name) + " asked for without TLS, which is required")
+	}
 	x := c.server.find(name)
 	if x == nil {
 		return protocolError("unknown export " + clip(name))
+	}
+	if kind, reason := c.mayUse(x); kind != 0 {
+		return protocolError(reason)
 	}
 	size, err := x.sizeNow()
 	if err != nil {
@@ -62,7 +80,7 @@ func (c *conn) exportName(name string) error {
 	if !c.agreed.noZeroes {
 		b = b[:cap(b)]
 	}
-	_, err = c.nc.Write(b)
+	_, err = c.stream.Write(b)
 	return err
 }
 
@@ -81,6 +99,9 @@ func (c *conn) list(a *answers, data []byte) {
 		return
 	}
 	for _, x := range c.server.exports {
+		if kind, _ := c.mayUse(x); kind != 0 {
+			continue
+		}
 		entry := binary.BigEndian.AppendUint32(nil, uint32(len(x.Name)))
 		entry = append(entry, x.Name...)
 		a.add(repServer, append(entry, x.Description...))
@@ -155,6 +176,11 @@ func (c *conn) ask(a *answers, name string) *export {
 	x := c.server.find(name)
 	if x == nil {
 		a.refuse(repErrUnknown, "there is no export %q", name)
+		return nil
+	}
+	if kind, reason := c.mayUse(x); kind != 0 {
+		a.refuse(kind, "%s", reason)
+		return nil
 	}
 	return x
 }

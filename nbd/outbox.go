@@ -35,8 +35,9 @@ const maxPlainWrite = 16 << 10
 
 // outbox is the sending half of a connection.
 type outbox struct {
-	nc  net.Conn
-	raw syscall.RawConn // nil: nc has no socket, or bytes must pass through nc (TLS)
+	nc       net.Conn
+	raw      syscall.RawConn // nil: nc has no socket, or bytes must pass through nc (TLS)
+	gathered []byte          // without raw: room for pieces that are written together
 
 	mu      sync.Mutex
 	changed sync.Cond // the sender took what waited, or stopped
@@ -63,6 +64,9 @@ func (b *outbox) init(nc net.Conn, raw syscall.RawConn) {
 	b.changed.L = &b.mu
 	b.tryFunc = b.try
 }
+
+// sendThrough makes all bytes pass through nc, which is no socket. Nothing was sent yet.
+func (b *outbox) sendThrough(nc net.Conn) { b.nc, b.raw = nc, nil }
 
 // send sends p and what waits. It returns before all of it is sent only while the backlog
 // is within its bound. p is the caller's again on return. An error means that nothing
@@ -220,7 +224,7 @@ func (b *outbox) write(block bool) (over bool) {
 	case block:
 		for len(b.iov) > 0 && b.broken == nil {
 			var n int
-			n, b.broken = b.nc.Write(b.iov[0][:min(len(b.iov[0]), maxPlainWrite)])
+			n, b.broken = b.nc.Write(b.nextPlain())
 			b.advance(n)
 		}
 	}
@@ -233,6 +237,26 @@ func (b *outbox) write(block bool) (over bool) {
 	}
 	b.ops = b.ops[:0]
 	return true
+}
+
+// nextPlain is what the next write without a socket takes: pieces of b.iov, copied together
+// where the first is short, because each such write is a record of TLS.
+func (b *outbox) nextPlain() []byte {
+	if len(b.iov[0]) >= maxPlainWrite || len(b.iov) == 1 {
+		return b.iov[0][:min(len(b.iov[0]), maxPlainWrite)]
+	}
+	if b.gathered == nil {
+		b.gathered = make([]byte, 0, maxPlainWrite)
+	}
+	b.gathered = b.gathered[:0]
+	for _, p := range b.iov {
+		room := maxPlainWrite - len(b.gathered)
+		if room == 0 {
+			break
+		}
+		b.gathered = append(b.gathered, p[:min(len(p), room)]...)
+	}
+	return b.gathered
 }
 
 // try makes write calls until all is sent, or the socket is full and b.block is not set.

@@ -40,6 +40,7 @@ const (
 	optExportName      uint32 = 1
 	optAbort           uint32 = 2
 	optList            uint32 = 3
+	optStartTLS        uint32 = 5
 	optInfo            uint32 = 6
 	optGo              uint32 = 7
 	optStructuredReply uint32 = 8
@@ -56,7 +57,9 @@ const (
 
 	repErr         uint32 = 1 << 31
 	repErrUnsup           = repErr + 1
+	repErrPolicy          = repErr + 2
 	repErrInvalid         = repErr + 3
+	repErrTLSReqd         = repErr + 5
 	repErrUnknown         = repErr + 6
 	repErrShutdown        = repErr + 7
 )

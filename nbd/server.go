@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,10 @@ var ErrServerClosed = errors.New("nbd: server closed")
 type Server struct {
 	// Exports are the disks. The first one is also the default export (the empty name).
 	Exports []Export
+	// TLS says which clients need TLS; TLSConfig then holds the certificates and says whether
+	// clients must show one of theirs.
+	TLS       TLSPolicy
+	TLSConfig *tls.Config
 	// MaxConns bounds the open connections; a further one is closed at once. Default 100.
 	MaxConns int
 	// HandshakeTimeout bounds a negotiation from accept to export. Default 10 s.
@@ -76,6 +81,9 @@ func (s *Server) setUpExports() error {
 	if len(s.Exports) == 0 {
 		return errors.New("nbd: no export to serve")
 	}
+	if err := s.checkTLS(); err != nil {
+		return err
+	}
 	workers := s.Workers
 	if workers <= 0 {
 		workers = defaultWorkers
@@ -88,6 +96,9 @@ func (s *Server) setUpExports() error {
 		}
 		names[x.Name] = true
 		e, err := newExport(x, workers)
+		if err == nil && len(x.AllowedNames) > 0 && s.TLS == TLSOff {
+			err = errors.New("names of certificates are required to use it, which needs TLS")
+		}
 		if err != nil {
 			return fmt.Errorf("nbd: export %q: %w", x.Name, err)
 		}

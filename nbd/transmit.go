@@ -273,7 +273,7 @@ func (c *conn) receiveMore() error {
 // soon as no more than own requests are in flight.
 func (c *conn) receive(p []byte, own int) (int, error) {
 	for {
-		n, err := c.nc.Read(p)
+		n, err := c.stream.Read(p)
 		if n > 0 {
 			now := time.Now()
 			if now.Sub(c.received) > staleAfter {

@@ -190,10 +190,10 @@ func (o *createOptions) matches(diskPath string, super *jsuper.Superblock) error
 }
 
 // newServer is the NBD server of the exports.
-func (a *app) newServer(exports []*export, budget memoryBudget) *nbd.Server {
+func (a *app) newServer(exports []*export, options serveOptions, budget memoryBudget) *nbd.Server {
 	server := &nbd.Server{MaxBufferBytes: budget.buffers, Errno: errnoOf, OnEvent: a.logEvent}
 	for _, e := range exports {
-		server.Exports = append(server.Exports, nbd.Export{Name: e.name, Device: e.disk, ReadOnly: e.readOnly})
+		server.Exports = append(server.Exports, nbd.Export{Name: e.name, Device: e.disk, ReadOnly: e.readOnly, AllowedNames: options.tlsAllow})
 	}
 	return server
 }

@@ -92,6 +92,7 @@ Sizes take K, M, G or T, powers of 1024.`,
 		a.checkCommand(),
 		a.logCommand(),
 		a.closeCommand(),
+		a.tlsCommand(),
 		a.versionCommand(),
 	)
 	return root

@@ -47,6 +47,8 @@ type serveOptions struct {
 	run            string
 	exitWithParent bool
 	acceptBacking  bool
+	tls            tlsOptions
+	tlsAllow       []string // who may use the exports
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -86,6 +88,10 @@ systemd (LISTEN_FDS) go before both.`,
 	flags.StringVar(&options.recover, "recover", "prefix", "where to cut the log after a crash: prefix (the last whole request) or barrier (the last flush)")
 	flags.DurationVar(&options.commitInterval, "commit-interval", 5*time.Second, "flush the log this often when no client does; 0 for never")
 	flags.Var(&options.memory, "memory", "memory for all disks and clients together, at least "+formatSize(minMemory))
+	flags.StringVar(&options.tls.policy, "tls", "", "off, on (clients choose) or require (default: require with --tls-certificates, else off)")
+	flags.StringVar(&options.tls.certificates, "tls-certificates", "", "directory with server-cert.pem, server-key.pem and ca-cert.pem; 'jnbd tls init' makes one")
+	flags.BoolVar(&options.tls.verifyPeer, "tls-verify-peer", true, "let only clients in that show a certificate of the authority in ca-cert.pem")
+	flags.StringSliceVar(&options.tlsAllow, "tls-allow", nil, "serve only clients whose certificate is issued to this name; can be repeated")
 	flags.StringVarP(&options.pidFile, "pidfile", "P", "", "write the process id into this file when ready")
 	flags.StringVar(&options.run, "run", "", "run this shell command with $uri, $unixsocket and $nbd set, stop when it ends, and exit with its code")
 	flags.BoolVar(&options.exitWithParent, "exit-with-parent", false, "stop when the parent process ends")
@@ -108,6 +114,10 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 	budget := splitMemory(options.memory.bytes, len(args))
 	debug.SetMemoryLimit(options.memory.bytes + memoryHeadroom)
 
+	policy, tlsConfig, err := options.tls.config()
+	if err != nil {
+		return err
+	}
 	exports, err := a.openExports(ctx, args, options, budget)
 	if err != nil {
 		return err
@@ -117,7 +127,8 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	server := a.newServer(exports, budget)
+	server := a.newServer(exports, options, budget)
+	server.TLS, server.TLSConfig = policy, tlsConfig
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { ended <- server.Serve(l) }() // ends with Shutdown below, or its own failure
@@ -125,6 +136,9 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 	defer func() { err = alsoError(err, a.drain(server, ended, len(listeners))) }()
 
 	uri := nbd.URI(listeners[0], exports[0].name)
+	if policy == nbd.TLSRequire {
+		uri = nbd.SecureURI(listeners[0], exports[0].name)
+	}
 	printed := ""
 	if !passed && options.run == "" {
 		printed = uri
@@ -137,7 +151,7 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 
 	var child *runChild
 	if options.run != "" {
-		if child, err = startChild(options.run, uri, listeners[0]); err != nil {
+		if child, err = startChild(options.run, options.tls.localURI(uri), listeners[0]); err != nil {
 			return err
 		}
 		defer child.stop()
@@ -183,6 +197,13 @@ func (o *serveOptions) check(args []string) error {
 	}
 	if o.readOnly && o.create.mode != "" {
 		return usagef("--read-only and --mode: the mode can't be changed without writing")
+	}
+	policy, err := o.tls.resolve()
+	if err != nil {
+		return err
+	}
+	if len(o.tlsAllow) > 0 && (policy == nbd.TLSOff || !o.tls.verifyPeer) {
+		return usagef("--tls-allow needs --tls-certificates DIR, and clients' certificates to be verified")
 	}
 	if o.recover != "prefix" && o.recover != "barrier" {
 		return usagef("--recover %q: want prefix or barrier", o.recover)
