@@ -38,6 +38,7 @@ var rooms = map[string]room{
 
 	"journal": {floor: 2, knows: []string{"disk", "wal", "jsuper", "ordered"}},
 
+	"metrics": {floor: 3, knows: []string{"nbd", "journal", "jsuper"}},
 	"history": {floor: 3, knows: []string{"all"}},
 	"mirror":  {floor: 3, knows: []string{"all"}},
 	"explore": {floor: 3, knows: []string{"all"}},

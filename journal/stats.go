@@ -33,9 +33,10 @@ type Stats struct {
 	OverlayBytes   int64 // bytes in them
 
 	// Of the write-once side; 0 without one.
-	DisplacedBytes int64 // in spare slots
-	SpareBytes     int64 // the spare area
-	SpareUsedBytes int64 // of it in use, also by what waits for a barrier
+	DisplacedBytes  int64 // in spare slots
+	DisplacedBlocks int64 // the same, in blocks of 4 KiB
+	SpareBytes      int64 // the spare area
+	SpareUsedBytes  int64 // of it in use, also by what waits for a barrier
 
 	ClientBytes  uint64 // written by clients
 	LoggedBytes  uint64 // written to the log for them, frames and all
@@ -123,7 +124,7 @@ func (d *Disk) Stats() Stats {
 	s.ClientBytes = d.counters.clientBytes.Load()
 	if d.once != nil {
 		o := d.once.state.Stats()
-		s.DisplacedBytes = o.Displaced * blockBytes
+		s.DisplacedBlocks, s.DisplacedBytes = o.Displaced, o.Displaced*blockBytes
 		s.SpareBytes = d.opened.SpareBytes
 		s.SpareUsedBytes = s.SpareBytes - o.SpareFree*blockBytes
 		s.InPlaceBytes, s.ToSpareBytes = d.once.homeBytes.Load(), d.once.spareBytes.Load()

@@ -141,40 +141,12 @@ func (s *LatencyStats) Count() uint64 {
 	return n
 }
 
-// Since is what was counted after earlier, which is of the same histogram.
-func (s *LatencyStats) Since(earlier *LatencyStats) LatencyStats {
-	d := LatencyStats{Sum: s.Sum - earlier.Sum}
-	for i := range s.buckets {
-		d.buckets[i] = s.buckets[i] - earlier.buckets[i]
-	}
-	return d
-}
-
-// Quantile is a duration that the share q of all (0 to 1) did not exceed: the upper bound of
-// the bucket where that is reached, so at most a quarter too much. 0 if nothing was counted.
-func (s *LatencyStats) Quantile(q float64) time.Duration {
-	total := s.Count()
-	if total == 0 {
-		return 0
-	}
-	rank := max(1, uint64(q*float64(total)+0.5))
-	var seen uint64
+// Each calls visit for every bucket that is not empty, shortest first: n durations, shorter
+// than bound and at most a quarter shorter. The last bucket holds what took longer, too.
+func (s *LatencyStats) Each(visit func(bound time.Duration, n uint64)) {
 	for i, n := range s.buckets {
-		if seen += n; seen >= rank {
-			return latencyBound(min(i, latencyBuckets-2))
-		}
-	}
-	return latencyBound(latencyBuckets - 2)
-}
-
-// Cumulative calls visit with a bound for each doubling from 4 µs to 34 s, and how many
-// durations were shorter.
-func (s *LatencyStats) Cumulative(visit func(bound time.Duration, count uint64)) {
-	var seen uint64
-	for i := range latencyBuckets - 1 {
-		seen += s.buckets[i]
-		if i&(1<<latencySubBits-1) == 0 {
-			visit(latencyBound(i), seen)
+		if n > 0 {
+			visit(latencyBound(i), n)
 		}
 	}
 }

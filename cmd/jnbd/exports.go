@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"jnbd/disk"
 	"jnbd/journal"
@@ -22,6 +23,7 @@ type export struct {
 	readOnly bool
 	store    *store
 	disk     *journal.Disk
+	flush    *nbd.Latency // of the log
 }
 
 // openExports opens and recovers every disk of the command line. After an error none is
@@ -152,6 +154,7 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 		cut = wal.CutBarrier
 	}
 	log := a.log.With().Str("disk", diskPath).Logger()
+	flush := &nbd.Latency{}
 	engine, err := journal.Open(opened.parts(), journal.Options{
 		Recover:        cut,
 		CommitInterval: options.commitInterval,
@@ -159,6 +162,7 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 		Memory:         budget.disk,
 		ReadOnly:       options.readOnly,
 		AcceptBacking:  options.acceptBacking,
+		OnFlush:        func(took time.Duration) { flush.Observe(took, 1) },
 		OnPoison: func(cause error) {
 			log.Error().Err(cause).Msg("disk is poisoned: writes and flushes fail until jnbd is restarted")
 		},
@@ -178,7 +182,7 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 	if mode != 0 && mode != super.Mode {
 		log.Info().Str("mode", mode.String()).Str("old_mode", super.Mode.String()).Msg("mode changed")
 	}
-	return &export{name: name, readOnly: options.readOnly, store: opened, disk: engine}, nil
+	return &export{name: name, readOnly: options.readOnly, store: opened, disk: engine, flush: flush}, nil
 }
 
 // matches refuses a --size that contradicts an existing disk.

@@ -22,7 +22,7 @@ import (
 //  1. Flags are checked, signals are caught from here on.
 //  2. openExports opens every disk, makes those that --size allows, and recovers them
 //     (exports.go). When it returns, all can be read and written.
-//  3. openListeners binds the sockets (listeners.go).
+//  3. openWatch lets operators look in (watch.go), and openListeners binds the sockets (listeners.go).
 //  4. announce tells the world: pid file, systemd's READY, the URI on stdout.
 //  5. The server runs until a signal, the end of --run's command (child.go), or a failure.
 //  6. stop undoes it in reverse: no new connections, outstanding requests finished, every
@@ -49,6 +49,7 @@ type serveOptions struct {
 	acceptBacking  bool
 	tls            tlsOptions
 	tlsAllow       []string // who may use the exports
+	metrics        string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -96,6 +97,7 @@ systemd (LISTEN_FDS) go before both.`,
 	flags.StringVar(&options.run, "run", "", "run this shell command with $uri, $unixsocket and $nbd set, stop when it ends, and exit with its code")
 	flags.BoolVar(&options.exitWithParent, "exit-with-parent", false, "stop when the parent process ends")
 	flags.BoolVar(&options.acceptBacking, "accept-backing", false, "serve a disk even if something else has written to it since its last use")
+	flags.StringVar(&options.metrics, "metrics", "", "tell Prometheus (/metrics) and health checks (/healthz) on this address; PORT alone is of the loopback")
 	return cmd
 }
 
@@ -123,12 +125,17 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 		return err
 	}
 	defer func() { err = alsoError(err, a.closeExports(exports)) }()
+	server := a.newServer(exports, options, budget)
+	server.TLS, server.TLSConfig = policy, tlsConfig
+	watched, err := a.openWatch(options.metrics, server, exports)
+	if err != nil {
+		return err
+	}
+	defer func() { err = alsoError(err, watched.Close()) }()
 	listeners, passed, err := openListeners(options.listen, exports[0])
 	if err != nil {
 		return err
 	}
-	server := a.newServer(exports, options, budget)
-	server.TLS, server.TLSConfig = policy, tlsConfig
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { ended <- server.Serve(l) }() // ends with Shutdown below, or its own failure

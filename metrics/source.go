@@ -1,0 +1,113 @@
+package metrics
+
+import (
+	"encoding/hex"
+	"os"
+	"time"
+
+	"jnbd/journal"
+	"jnbd/jsuper"
+	"jnbd/nbd"
+)
+
+// Source is where states come from. It must not change once it is in use.
+type Source struct {
+	Version string
+	Started time.Time
+	Server  *nbd.Server
+	Disks   []DiskSource // in the order of the server's exports
+}
+
+// DiskSource is one export of the server.
+type DiskSource struct {
+	Export   string
+	Path     string
+	ReadOnly bool
+	Disk     *journal.Disk
+	Flush    *nbd.Latency // told by the disk's OnFlush
+}
+
+// State adds up what there is now. It waits for no request and no device.
+func (s *Source) State() *State {
+	now := time.Now()
+	server := s.Server.Stats()
+	st := &State{
+		Time:    now.UTC(),
+		Version: s.Version,
+		PID:     os.Getpid(),
+		Started: s.Started.UTC(),
+
+		Connections:        server.Conns,
+		ConnectionsTotal:   server.ConnsTotal,
+		ConnectionsRefused: server.ConnsRefused,
+		BufferBytes:        server.BufferBytes,
+	}
+	exports := map[string]*nbd.ExportStats{}
+	all := s.Server.ExportStats()
+	for i := range all {
+		exports[all[i].Name] = &all[i]
+	}
+	for _, from := range s.Disks {
+		clients := exports[from.Export]
+		if clients == nil { // the server has not begun
+			clients = &nbd.ExportStats{}
+		}
+		st.Disks = append(st.Disks, from.state(now, clients))
+	}
+	return st
+}
+
+// Poisoned is why a disk takes no changes any more, for each that does not.
+func (s *Source) Poisoned() map[string]error {
+	found := map[string]error{}
+	for _, d := range s.Disks {
+		if err := d.Disk.Err(); err != nil {
+			found[d.Export] = err
+		}
+	}
+	return found
+}
+
+func (s *DiskSource) state(now time.Time, clients *nbd.ExportStats) Disk {
+	st := s.Disk.Stats()
+	flush := s.Flush.Stats()
+	d := Disk{
+		Export: s.Export, Path: s.Path, ReadOnly: s.ReadOnly,
+		UUID: jsuper.FormatUUID(st.UUID), Mode: st.Mode.String(), SizeBytes: st.DiskBytes,
+		Log: Log{
+			SizeBytes: st.LogBytes, UsedBytes: st.LogUsedBytes(),
+			Tail: st.Tail, Head: st.Head, DurableUpTo: st.DurableUpTo,
+			NextSeq: st.NextSeq, Epoch: hex.EncodeToString(st.Epoch[:]),
+			BarrierSeq:   st.BarrierSeq,
+			NotHomeBytes: st.OverlayBytes, NotHomeExtents: st.OverlayExtents,
+			Flushes: st.Flushes, Checkpoints: st.Checkpoints,
+		},
+		Spare: Spare{
+			SizeBytes: st.SpareBytes, UsedBytes: st.SpareUsedBytes,
+			DisplacedBlocks: st.DisplacedBlocks, DisplacedBytes: st.DisplacedBytes,
+		},
+		Bytes: Bytes{
+			ClientRead: clients.BytesRead, ClientWritten: st.ClientBytes,
+			Log: st.LoggedBytes, Home: st.HomeBytes, InPlace: st.InPlaceBytes,
+			Spare: st.ToSpareBytes, State: st.StateBytes,
+			Amplification: st.WriteAmplification(),
+		},
+		Connections: clients.Conns, Requests: clients.Requests,
+		Failed: clients.Failed, Dropped: clients.Dropped,
+		Flush: newHistogram(&flush),
+	}
+	if st.Poisoned != nil {
+		d.Poisoned = st.Poisoned.Error()
+	}
+	if !st.BarrierTime.IsZero() {
+		t := st.BarrierTime.UTC()
+		d.Log.BarrierTime = &t
+	}
+	if !st.OldestChange.IsZero() {
+		d.Log.LagSeconds = max(0, now.Sub(st.OldestChange).Seconds())
+	}
+	for _, c := range nbd.Commands() {
+		d.Commands = append(d.Commands, Command{c.String(), newHistogram(clients.Latency(c))})
+	}
+	return d
+}
