@@ -25,6 +25,23 @@ const (
 	exitInterrupted = 130 // SIGINT
 )
 
+// exitMeanings are the codes as the manual explains them.
+var exitMeanings = []struct {
+	code    int
+	meaning string
+}{
+	{exitOK, "all is well"},
+	{exitFailed, "it failed, and the message says why"},
+	{exitDamage, "check found damage"},
+	{exitNoJournal, "the disk has no journal"},
+	{exitLocked, "another process has the disk in use"},
+	{exitCorrupt, "superblock or log is corrupt"},
+	{exitChanged, "the backing was changed behind the journal, or is another one"},
+	{exitTooNew, "the format is of a newer jnbd"},
+	{exitUsage, "the command line is wrong"},
+	{exitInterrupted, "interrupted"},
+}
+
 // exitTable says which cause leads to which code. The first that matches wins, so that
 // the more telling causes come first.
 var exitTable = []struct {

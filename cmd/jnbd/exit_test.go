@@ -47,6 +47,22 @@ func TestExitCode(t *testing.T) {
 	}
 }
 
+// TestExitMeanings holds the manual's list against the codes in use.
+func TestExitMeanings(t *testing.T) {
+	explained := map[int]bool{}
+	for _, e := range exitMeanings {
+		if explained[e.code] || e.meaning == "" {
+			t.Errorf("code %d: explained twice, or not at all", e.code)
+		}
+		explained[e.code] = true
+	}
+	for _, row := range exitTable {
+		if !explained[row.code] {
+			t.Errorf("code %d (%v) is not in the manual", row.code, row.cause)
+		}
+	}
+}
+
 func TestSplitExport(t *testing.T) {
 	for _, test := range []struct{ arg, name, disk string }{
 		{"disk.img", "disk.img", "disk.img"},

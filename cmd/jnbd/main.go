@@ -94,6 +94,7 @@ Sizes take K, M, G or T, powers of 1024.`,
 		a.closeCommand(),
 		a.tlsCommand(),
 		a.versionCommand(),
+		a.manCommand(),
 	)
 	return root
 }

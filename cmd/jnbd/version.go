@@ -31,9 +31,15 @@ func (a *app) versionCommand() *cobra.Command {
 	return cmd
 }
 
-// buildVersion is what the Go tool noted in the binary: the module's version, and the
-// commit it was built from.
+// What scripts/release sets with -ldflags -X; empty in a binary built by hand.
+var releaseVersion, releaseRevision string
+
+// buildVersion is the release that the binary is of. Without one it is what the Go tool
+// noted: the module's version, and the commit it was built from.
 func buildVersion() (version, revision string) {
+	if releaseVersion != "" {
+		return releaseVersion, releaseRevision
+	}
 	version, revision = "(devel)", "unknown"
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

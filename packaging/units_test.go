@@ -1,0 +1,162 @@
+package packaging
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"jnbd/testtool"
+)
+
+// exposures bounds what `systemd-analyze security` says of each unit: 0 is locked away, 10
+// is a shell for everyone.
+var exposures = map[string]float64{
+	"jnbd@.service": 2.0,
+}
+
+// units are the files of the installed units.
+func units(t *testing.T, root string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(root, "usr/lib/systemd/system/jnbd*"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no units below %s: %v", root, err)
+	}
+	return found
+}
+
+// TestUnitsVerify lets systemd read the installed units as instances. Anything it says is a
+// finding: it answers with 0 also where it ignores a line.
+func TestUnitsVerify(t *testing.T) {
+	testtool.Need(t, "systemd-analyze")
+	root := install(t)
+	shareUnits(t, root)
+	for _, unit := range units(t, root) {
+		name := instance(unit)
+		if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+root, name); strings.TrimSpace(out) != "" {
+			t.Errorf("verify %s:\n%s", name, out)
+		}
+	}
+	// That this check can fail.
+	broken := filepath.Join(root, "usr/lib/systemd/system/broken@.service")
+	if err := os.WriteFile(broken, []byte("[Service]\nExecStart=/usr/bin/jnbd serve\nPrivateTemp=yes\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+root, "broken@x.service"); !strings.Contains(out, "PrivateTemp") {
+		t.Errorf("verify of a broken unit says %q", out)
+	}
+}
+
+// TestUnitsAreConfined prints and bounds each unit's exposure.
+func TestUnitsAreConfined(t *testing.T) {
+	testtool.Need(t, "systemd-analyze")
+	root := install(t)
+	shareUnits(t, root)
+	for _, unit := range units(t, root) {
+		limit, known := exposures[filepath.Base(unit)]
+		if !known {
+			t.Errorf("%s: no bound of its exposure", unit)
+			continue
+		}
+		out := run(t, "systemd-analyze", "security", "--offline=yes", "--no-pager", "--root="+root, instance(unit))
+		found := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
+		if found == nil {
+			t.Fatalf("no exposure in\n%s", out)
+		}
+		score, err := strconv.ParseFloat(found[1], 64)
+		if err != nil || score > limit {
+			t.Errorf("%s: exposure %v, want at most %v\n%s", filepath.Base(unit), score, limit, out)
+		}
+		t.Logf("%s: exposure %v, at most %v is allowed", filepath.Base(unit), score, limit)
+	}
+}
+
+// shareUnits gives the system below root the machine's own units, which ours refer to.
+func shareUnits(t *testing.T, root string) {
+	t.Helper()
+	run(t, "cp", "--recursive", "--no-clobber", "/usr/lib/systemd/system", filepath.Join(root, "usr/lib/systemd"))
+}
+
+// instance turns jnbd@.service into an instance's name.
+func instance(unit string) string {
+	return strings.Replace(filepath.Base(unit), "@.", "@example.", 1)
+}
+
+// TestUnitServes does what systemd does with jnbd@example and the configuration as shipped:
+// it runs the line of ExecStart, waits for READY, and stops it. Only the places are others.
+func TestUnitServes(t *testing.T) {
+	root := install(t)
+	dir := t.TempDir()
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	words := execStart(t, root, dir)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	cmd.Cancel = func() error { return cmd.Process.Kill() }
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"READY=1", "STOPPING=1"} {
+		if err := notify.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		message := make([]byte, 4096)
+		n, err := notify.Read(message)
+		if err != nil || !strings.Contains(string(message[:n]), want) {
+			cancel()
+			_ = cmd.Wait() // it was killed
+			t.Fatalf("notified %q (%v), want %s\n%s", message[:n], err, want, &log)
+		}
+		if want == "READY=1" {
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var ended *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &ended) || ended.ExitCode() != 130 {
+		t.Errorf("after SIGINT: %v, want exit code 130\n%s", err, &log)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "example.img")); err != nil || info.Size() != 1<<30 {
+		t.Errorf("the disk of the shipped configuration: %v, %v", info, err)
+	}
+}
+
+// execStart is the command line of jnbd@example, with its environment file's variables, and
+// with the installed program and dir in place of systemd's directories.
+func execStart(t *testing.T, root, dir string) []string {
+	t.Helper()
+	variables := map[string]string{}
+	for line := range strings.Lines(string(read(t, filepath.Join(root, "etc/jnbd/example.conf")))) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			variables[name] = value
+		}
+	}
+	lines := bufio.NewScanner(strings.NewReader(string(read(t, filepath.Join(root, "usr/lib/systemd/system/jnbd@.service")))))
+	for lines.Scan() {
+		line, ok := strings.CutPrefix(lines.Text(), "ExecStart=")
+		if !ok {
+			continue
+		}
+		line = strings.NewReplacer("/run/jnbd/%i", dir, "%i", "example", "/etc/", root+"/etc/", "/usr/bin/", root+"/usr/bin/").Replace(line)
+		return strings.Fields(os.Expand(line, func(name string) string { return variables[name] }))
+	}
+	t.Fatal("no ExecStart")
+	return nil
+}
