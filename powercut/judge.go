@@ -96,6 +96,9 @@ type crash struct {
 	at int64 // stamp: what was answered before it counts
 	// processOnly is the death of the server alone: all that was answered must be there.
 	processOnly bool
+	// sentUnknown says that requests sent after at may be there as well: then at is known to
+	// be before the crash, and no more.
+	sentUnknown bool
 }
 
 // mustHave says which requests a state must hold (P2, P3).
@@ -170,7 +173,7 @@ func (t *trial) readNames(content []byte) error {
 		if from, to := q.sectors(); q.Kind != Write || int64(s) < from || int64(s) >= to {
 			return fmt.Errorf("sector %d: of request %d, which is a %s", s, number, q)
 		}
-		if q.Sent > t.crash.at {
+		if q.Sent > t.crash.at && !t.crash.sentUnknown {
 			return fmt.Errorf("sector %d: of request %d, which was sent after the crash", s, number)
 		}
 		t.add(int32(number) - 1)
@@ -228,7 +231,7 @@ func (t *trial) explainZeros(sector int64) error {
 		}
 		// The last write that is there. What follows it and zeros must be there too.
 		for _, i := range list[at+1:] {
-			if z := &t.requests[i]; z.Kind != Write && z.Sent < t.crash.at {
+			if z := &t.requests[i]; z.Kind != Write && (z.Sent < t.crash.at || t.crash.sentUnknown) {
 				t.add(i)
 				return nil
 			}

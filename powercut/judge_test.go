@@ -56,6 +56,15 @@ func TestJudge(t *testing.T) {
 		{"or kept", []Request{req(Write, 0, 2, 1, 2)}, []uint64{1, 1, 0, 0}, crash{at: never}, ""},
 		{"but not torn", []Request{req(Write, 0, 2, 1, 2)}, []uint64{1, 0, 0, 0}, crash{at: never}, "is there"},
 		{"nor lost when only the process died", []Request{req(Write, 0, 2, 1, 2)}, []uint64{0, 0, 0, 0}, crash{at: never, processOnly: true}, "was promised"},
+		{"nor sent after the crash", []Request{req(Write, 0, 2, 9, 10)}, []uint64{1, 1, 0, 0}, crash{at: 8}, "sent after the crash"},
+		{"unless the crash may have been later", []Request{req(Write, 0, 2, 9, 10)}, []uint64{1, 1, 0, 0}, crash{at: 8, sentUnknown: true}, ""},
+		{
+			"then zeros may be from later as well",
+			[]Request{fua(req(Write, 0, 2, 1, 2)), req(Zero, 0, 2, 9, 10)},
+			[]uint64{0, 0, 0, 0},
+			crash{at: 8, sentUnknown: true},
+			"",
+		},
 		{"unless it had no answer then", []Request{req(Write, 0, 2, 1, 2)}, []uint64{0, 0, 0, 0}, crash{at: 2, processOnly: true}, ""},
 		{
 			"an answered flush keeps what was answered before it",

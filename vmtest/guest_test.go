@@ -30,17 +30,17 @@ type guest struct {
 // boot starts a machine. The test ends with its END, or fails.
 func boot(t *testing.T, disks ...string) *guest {
 	t.Helper()
+	return bootWith(t, Config{Initramfs: theWorld(t).initramfs, Disks: disks, Network: true})
+}
+
+// bootWith starts a machine on the world's kernel.
+func bootWith(t *testing.T, config Config) *guest {
+	t.Helper()
 	w := theWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), guestLife)
 	t.Cleanup(cancel)
-	m, err := Start(ctx, Config{
-		Kernel:      w.kernel,
-		Initramfs:   w.initramfs,
-		Accelerator: w.accelerator,
-		Disks:       disks,
-		Network:     true,
-		Deadline:    guestLife,
-	})
+	config.Kernel, config.Accelerator, config.Deadline = w.kernel, w.accelerator, guestLife
+	m, err := Start(ctx, config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/cavaliergopher/cpio"
 )
@@ -36,18 +37,19 @@ func HostPrograms(names ...string) ([]Program, error) {
 // BuildInitramfs writes the guest's root file system as an uncompressed newc archive: the
 // program at init as /init, the modules of kernel that the guest needs as
 // /modules/NN-NAME.ko, numbered in the order in which they must be loaded, and the
-// programs with their libraries.
-func BuildInitramfs(w io.Writer, kernel Kernel, init string, programs []Program) error {
+// programs with their libraries. For each name of more, /modules/NAME/ holds that module and
+// what it needs beyond those, for a step to load.
+func BuildInitramfs(w io.Writer, kernel Kernel, init string, programs []Program, more ...string) error {
 	a := newArchive(w)
 	if err := a.copyFile("init", init, 0o755); err != nil {
 		return err
 	}
-	modules, err := orderModules(kernel.Modules, guestModules)
+	loaded, err := a.addModules("modules", kernel, guestModules, nil)
 	if err != nil {
-		return fmt.Errorf("modules of kernel %s: %w", kernel.Release, err)
+		return err
 	}
-	for k, m := range modules {
-		if err := a.addFile(fmt.Sprintf("modules/%02d-%s.ko", k, m.name), m.image, 0o644); err != nil {
+	for _, name := range more {
+		if _, err := a.addModules(path.Join("modules", name), kernel, []string{name}, loaded); err != nil {
 			return err
 		}
 	}
@@ -74,6 +76,25 @@ type archive struct {
 
 func newArchive(w io.Writer) *archive {
 	return &archive{w: cpio.NewWriter(w), added: map[string]bool{".": true}}
+}
+
+// addModules adds the named modules and what they need, in their order, to the directory dir,
+// but for those in without. It returns the names it has added.
+func (a *archive) addModules(dir string, kernel Kernel, names, without []string) (added []string, err error) {
+	modules, err := orderModules(kernel.Modules, names)
+	if err != nil {
+		return nil, fmt.Errorf("modules of kernel %s: %w", kernel.Release, err)
+	}
+	for k, m := range modules {
+		if slices.Contains(without, m.name) {
+			continue
+		}
+		if err := a.addFile(fmt.Sprintf("%s/%02d-%s.ko", dir, k, m.name), m.image, 0o644); err != nil {
+			return nil, err
+		}
+		added = append(added, m.name)
+	}
+	return added, nil
 }
 
 // addProgram adds a program, its loader and its libraries.

@@ -47,7 +47,7 @@ func TestBuildInitramfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	images := make(map[string]string)
-	for name, depends := range map[string]string{"nbd": "", "virtio_pci": "virtio_ring", "virtio_ring": "", "virtio_blk": "", "virtio_net": ""} {
+	for name, depends := range map[string]string{"nbd": "", "xfs": "virtio_ring,libcrc32c", "libcrc32c": "", "virtio_pci": "virtio_ring", "virtio_ring": "", "virtio_blk": "", "virtio_net": ""} {
 		images[name] = string(fakeModule(t, "depends="+depends+"\x00"))
 		if err := os.WriteFile(filepath.Join(modules, name+".ko"), []byte(images[name]), 0o644); err != nil {
 			t.Fatal(err)
@@ -62,7 +62,7 @@ func TestBuildInitramfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	var archive bytes.Buffer
-	err = BuildInitramfs(&archive, Kernel{Release: "1.2.3", Modules: modules}, init, []Program{{"sh", shell}, {"bash", shell}})
+	err = BuildInitramfs(&archive, Kernel{Release: "1.2.3", Modules: modules}, init, []Program{{"sh", shell}, {"bash", shell}}, "xfs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,11 +89,11 @@ func TestBuildInitramfs(t *testing.T) {
 	}
 	var loaded []string
 	for _, name := range names {
-		if path.Dir(name) == "modules" {
-			loaded = append(loaded, path.Base(name))
+		if modules, ok := strings.CutPrefix(name, "modules/"); ok && path.Ext(name) == ".ko" {
+			loaded = append(loaded, modules)
 		}
 	}
-	want := []string{"00-virtio_ring.ko", "01-virtio_pci.ko", "02-virtio_blk.ko", "03-virtio_net.ko", "04-nbd.ko"}
+	want := []string{"00-virtio_ring.ko", "01-virtio_pci.ko", "02-virtio_blk.ko", "03-virtio_net.ko", "04-nbd.ko", "xfs/01-libcrc32c.ko", "xfs/02-xfs.ko"}
 	if diff := cmp.Diff(want, loaded); diff != "" {
 		t.Errorf("modules (-want +got):\n%s", diff)
 	}

@@ -30,6 +30,7 @@ type Config struct {
 	Accelerator string        // "kvm" or "tcg"
 	Memory      int           // MiB; 0 means 512
 	CPUs        int           // 0 means 2
+	Recorded    *RecordedDisk // if not nil, /dev/vda; the others follow it
 	Disks       []string      // raw image files: /dev/vda, /dev/vdb, …
 	Network     bool          // with a card; the guest's 10.0.2.2 is the host's 127.0.0.1
 	Deadline    time.Duration // the machine's whole life; 0 means 2 minutes. Then it is killed.
@@ -121,11 +122,12 @@ func (c Config) arguments() []string {
 		"-chardev", "socket,id=steps,fd=3", // the socket of talk
 		"-serial", "chardev:steps",
 	}
+	if c.Recorded != nil {
+		args = append(args, c.Recorded.arguments()...)
+	}
 	for k, disk := range c.Disks {
-		// A comma in the path would end it, unless doubled.
-		path := strings.ReplaceAll(disk, ",", ",,")
 		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,discard=unmap,file=%s", k, path),
+			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,discard=unmap,file=%s", k, quoted(disk)),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", k))
 	}
 	if c.Network {
@@ -135,6 +137,9 @@ func (c Config) arguments() []string {
 	}
 	return args
 }
+
+// quoted is a path as a value of one of QEMU's options: a comma would end it, unless doubled.
+func quoted(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 
 func (c Config) deadline() time.Duration {
 	if c.Deadline == 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -22,8 +23,10 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 	case step.Read:
 		text, err := os.ReadFile(asked.Path)
 		return step.Answer{Out: step.Tail(text)}, err
+	case step.Load:
+		return step.Answer{}, loadModules(asked.Path)
 	case step.Mount:
-		return step.Answer{}, mount(asked.Device, asked.Dir)
+		return step.Answer{}, mount(asked)
 	case step.Unmount:
 		return step.Answer{}, unmount(asked.Dir)
 	case step.WriteTree:
@@ -38,13 +41,14 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 	return step.Answer{}, fmt.Errorf("unknown step %q", asked.Do)
 }
 
-// mount mounts an ext4 file system. Its directory is made when it is not there.
-func mount(device, dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// mount mounts a file system. Its directory is made when it is not there.
+func mount(asked step.Step) error {
+	if err := os.MkdirAll(asked.Dir, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(device, dir, "ext4", 0, ""); err != nil {
-		return fmt.Errorf("mount %s at %s: %w", device, dir, err)
+	kind := cmp.Or(asked.Type, "ext4")
+	if err := unix.Mount(asked.Device, asked.Dir, kind, 0, asked.Options); err != nil {
+		return fmt.Errorf("mount %s at %s as %s: %w", asked.Device, asked.Dir, kind, err)
 	}
 	return nil
 }

@@ -46,7 +46,8 @@ const (
 	Start       = "start"        // starts Args, waits for its first line of output: Answer.Out, Answer.PID
 	Stop        = "stop"         // sends Signal to PID, waits for its end; Answer.Out, Answer.Code
 	Read        = "read"         // reads the text file Path; Answer.Out
-	Mount       = "mount"        // mounts Device at Dir as ext4
+	Load        = "load"         // loads the kernel modules in the directory Path
+	Mount       = "mount"        // mounts Device at Dir, as Type with Options
 	Unmount     = "unmount"      // unmounts Dir
 	WriteTree   = "write-tree"   // writes Files files under Dir from Seed, syncs, names them
 	ReadTree    = "read-tree"    // reads and names every file under Dir
@@ -56,16 +57,18 @@ const (
 
 // Step is one thing that the host asks for. Which fields count depends on Do.
 type Step struct {
-	ID     int      `json:"id"`
-	Do     string   `json:"do"`
-	Args   []string `json:"args,omitempty"`   // program (looked up in /bin) and arguments
-	PID    int      `json:"pid,omitempty"`    // from the Answer to Start
-	Signal int      `json:"signal,omitempty"` // number, as in signal(7)
-	Path   string   `json:"path,omitempty"`
-	Device string   `json:"device,omitempty"`
-	Dir    string   `json:"dir,omitempty"`
-	Seed   uint64   `json:"seed,omitempty"`
-	Files  int      `json:"files,omitempty"`
+	ID      int      `json:"id"`
+	Do      string   `json:"do"`
+	Args    []string `json:"args,omitempty"`   // program (looked up in /bin) and arguments
+	PID     int      `json:"pid,omitempty"`    // from the Answer to Start
+	Signal  int      `json:"signal,omitempty"` // number, as in signal(7)
+	Path    string   `json:"path,omitempty"`
+	Device  string   `json:"device,omitempty"`
+	Dir     string   `json:"dir,omitempty"`
+	Type    string   `json:"type,omitempty"`    // of a file system; "" is ext4
+	Options string   `json:"options,omitempty"` // of a mount
+	Seed    uint64   `json:"seed,omitempty"`
+	Files   int      `json:"files,omitempty"`
 }
 
 // Answer is one line of what the guest has to say to the Step with the same ID.
