@@ -423,3 +423,26 @@ func TestAlignedBuffer(t *testing.T) {
 		}
 	}
 }
+
+// A flush asks the kernel, which knows better than to sync a pipe. (That the kernel then
+// makes the bytes durable, powercut shows.)
+func TestFlushAsksTheKernel(t *testing.T) {
+	f := newFile(t, 4096)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	file := f.fd
+	t.Cleanup(func() {
+		f.fd = file
+		_ = unix.Close(pipe[0])
+		_ = unix.Close(pipe[1])
+	})
+	f.fd = pipe[0]
+	if err := f.Flush(); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("flush of a pipe: %v, want EINVAL from the kernel", err)
+	}
+	if err := f.SyncAll(); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("sync of a pipe: %v, want EINVAL from the kernel", err)
+	}
+}

@@ -378,10 +378,13 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 	}
 	// The machine is restarted: first the process alone, then the power.
 	for image := range int64(2) {
-		d, p, err := recovered(s.layout, g.Image(image), wal.CutPrefix)
+		after := g.Image(image)
+		d, p, err := recovered(s.layout, after, wal.CutPrefix)
 		if err != nil {
 			t.Fatalf("%s: restart, image %d: %v", what(), image, err)
 		}
+		// What was read is promised, also where the kernel took it for clean (trap 2).
+		s.checkKept(t, after.Image(crashdisk.SeedLost), p, what())
 		abandon(d)
 		if _, err := checkPrefix(all, p, true); err != nil {
 			t.Fatalf("%s: restart, image %d: %v", what(), image, err)
@@ -389,6 +392,20 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 		done(p)
 	}
 	return true
+}
+
+// checkKept recovers a machine that must read as want.
+func (s suite) checkKept(t *testing.T, g *crashdisk.Group, want []byte, what string) {
+	t.Helper()
+	d, p, err := recovered(s.layout, g, wal.CutPrefix)
+	if err != nil {
+		t.Fatalf("%s: restart, then power loss: %v", what, err)
+	}
+	abandon(d)
+	if i := firstDifference(p, want); i >= 0 {
+		t.Fatalf("%s: restart, then power loss: byte %d is not what the restart served", what, i)
+	}
+	done(p)
 }
 
 // checkPoisoned: after a failure nothing can be changed, and every read is right or fails.

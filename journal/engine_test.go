@@ -394,11 +394,14 @@ type stalled struct {
 }
 
 // stall makes the next operation on g hang.
-func stall(g *crashdisk.Group) stalled {
+func stall(g *crashdisk.Group) stalled { return stallAt(g, "") }
+
+// stallAt makes the next operation on g that begins so hang.
+func stallAt(g *crashdisk.Group, operation string) stalled {
 	s := stalled{make(chan struct{}), make(chan struct{})}
 	var first atomic.Bool
-	g.OnOp(func(int, string) {
-		if first.CompareAndSwap(false, true) {
+	g.OnOp(func(_ int, o string) {
+		if strings.HasPrefix(o, operation) && first.CompareAndSwap(false, true) {
 			close(s.reached)
 			<-s.release
 		}

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"testing"
+	"time"
 )
 
 // blockSyncs makes every Sync of d report to entered and wait for a value on release.
@@ -9,6 +10,16 @@ func blockSyncs(d *memDisk) (entered, release chan struct{}) {
 	entered, release = make(chan struct{}, 100), make(chan struct{})
 	d.beforeSync = func() { entered <- struct{}{}; <-release }
 	return entered, release
+}
+
+// awaitSync returns when the next Sync has entered.
+func awaitSync(t *testing.T, entered <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-entered:
+	case <-time.After(patience):
+		t.Fatal("no Sync: it was answered without, or by an older one")
+	}
 }
 
 // A flush must be answered by a Sync that began after it; those that wait together
@@ -20,7 +31,7 @@ func TestFlushesShareSyncs(t *testing.T) {
 	a, b := attach(t, path), attach(t, path)
 
 	first := a.send(cmdFlush, 0, 0, 0, nil)
-	<-entered
+	awaitSync(t, entered)
 	// The first Sync may have looked at the disk already: it covers none of this.
 	a.must(cmdWrite, 0, 0, 0, []byte("x"))
 	waiting := make(map[uint64]bool)
@@ -37,7 +48,7 @@ func TestFlushesShareSyncs(t *testing.T) {
 	if r := a.receive(); r.cookie != first || r.errno != 0 {
 		t.Errorf("first reply %+v, want request %d", r, first)
 	}
-	<-entered
+	awaitSync(t, entered)
 	select {
 	case <-entered:
 		t.Error("a third Sync began")
@@ -77,7 +88,7 @@ func TestFUA(t *testing.T) {
 			entered, release := blockSyncs(d)
 			c := attach(t, serveDisk(t, d))
 			changed := c.send(tt.cmd, cfFUA, 0, tt.length, tt.payload)
-			<-entered
+			awaitSync(t, entered)
 			read := c.send(cmdRead, 0, 0, 1, nil)
 			if r := c.receive(); r.cookie != read {
 				t.Errorf("reply to %d before the Sync, want only %d", r.cookie, read)

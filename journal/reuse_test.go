@@ -1,0 +1,194 @@
+package journal
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"jnbd/disk/crashdisk"
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+// What may be written again, and when: log space behind the superblock, slots behind their
+// readers, homes behind what the clients wrote meanwhile. Each test holds the operation that
+// must come first and looks whether the other waits.
+
+// TestFreedOnlyBehindTheSuperblock: the log gives no space away before both slots hold the
+// new tail (I6).
+func TestFreedOnlyBehindTheSuperblock(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered} {
+		l := tiny
+		l.mode = mode
+		d, g := opened(t, l, Options{})
+		for i := range int64(20) {
+			write(t, d, pattern(uint64(i), 3000), i*4096)
+		}
+		old := d.log.Stats().Tail
+		var saves, early atomic.Int64
+		g.OnOp(func(_ int, operation string) {
+			if strings.HasPrefix(operation, "write journal [0x0,") || strings.HasPrefix(operation, "write journal [0x1000,") {
+				saves.Add(1)
+				if d.log.Stats().Tail != old {
+					early.Add(1)
+				}
+			}
+		})
+		if moved, err := d.checkpointBatch(d.batchBytes); err != nil || !moved {
+			t.Fatalf("checkpoint: moved %v, %v", moved, err)
+		}
+		g.OnOp(nil)
+		if n := early.Load(); n != 0 {
+			t.Errorf("mode %s: log space was given away before %d of %d saves of the superblock", mode, n, saves.Load())
+		}
+		if saves.Load() < 2 || d.log.Stats().Tail == old {
+			t.Errorf("mode %s: %d saves of the superblock, tail from %d to %d", mode, saves.Load(), old, d.log.Stats().Tail)
+		}
+		closed(t, d, l, g)
+	}
+}
+
+// TestEitherSlotWillDo: whichever of the superblock's slots rots, the other leads to the same
+// disk, also when the log before the newest tail has been written over.
+func TestEitherSlotWillDo(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered} {
+		l := tiny
+		l.mode = mode
+		d, g := opened(t, l, Options{})
+		model := make([]byte, l.disk)
+		for i := range int64(40) {
+			p := pattern(uint64(i), 30_001)
+			off := i * 77_773 % (l.disk - 30_001)
+			write(t, d, p, off)
+			copy(model[off:], p)
+			if i%8 == 7 {
+				if err := d.Checkpoint(context.Background(), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, slot := range []int64{0, 4096} {
+			after := g.KillImage()
+			if _, err := after.Lookup("journal").WriteAt([]byte("rot"), slot+100); err != nil {
+				t.Fatal(err)
+			}
+			again, p, err := recovered(l, after, wal.CutPrefix)
+			if err != nil {
+				t.Fatalf("mode %s, slot at %d damaged: %v", mode, slot, err)
+			}
+			if i := firstDifference(p, model); i >= 0 {
+				t.Fatalf("mode %s, slot at %d damaged: byte %d is wrong", mode, slot, i)
+			}
+			done(p)
+			abandonQuietly(again)
+		}
+		closed(t, d, l, g)
+	}
+}
+
+// TestReaderHoldsTheLog: a reader that found a block in the log can read it there, however
+// long it takes.
+func TestReaderHoldsTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, tiny, Options{})
+		write(t, d, pattern(1, 10_000), 0)
+		old := d.log.Stats().Tail
+		reader := d.gate.enter()
+		var err error
+		go func() { err = d.Checkpoint(context.Background(), nil) }() // ends behind the reader
+		synctest.Wait()
+		if tail := d.log.Stats().Tail; tail != old {
+			t.Errorf("the tail went from %d to %d with a reader behind it", old, tail)
+		}
+		d.gate.leave(reader)
+		synctest.Wait()
+		if tail := d.log.Stats().Tail; err != nil || tail == old {
+			t.Errorf("without readers the tail is still at %d: %v", tail, err)
+		}
+		closed(t, d, tiny, g)
+	})
+}
+
+// TestReaderHoldsTheSlot: a spare slot that a reader found is not written again before the
+// reader is through, although the block has left it durably.
+func TestReaderHoldsTheSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, orderedLayout, Options{})
+		displace(t, d, 0, 64<<10)
+		reader := d.gate.enter()
+		if err := d.Trim(0, 64<<10, nil); err != nil {
+			t.Fatal(err)
+		}
+		held := d.once.state.Stats().Quarantined
+		if held == 0 {
+			t.Fatal("nothing is in quarantine")
+		}
+		// Of two barriers the second one's frame says that the first is durable. The flush then
+		// wakes the checkpointer, which takes what may leave quarantine.
+		for i := range int64(2) {
+			write(t, d, pattern(9, 512), 1<<20+i*512)
+			if err := d.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if now := d.once.state.Stats().Quarantined; now != held {
+			t.Errorf("%d slots left quarantine with a reader in them", held-now)
+		}
+		d.gate.leave(reader)
+		synctest.Wait()
+		if now := d.once.state.Stats().Quarantined; now != 0 {
+			t.Errorf("without readers %d slots are still in quarantine", now)
+		}
+		closed(t, d, orderedLayout, g)
+	})
+}
+
+// TestWrittenWhileBroughtHome: a block that a client writes again while it is on its way home
+// is what the client wrote, also after a restart.
+func TestWrittenWhileBroughtHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, orderedLayout, Options{})
+		displace(t, d, 0, 64<<10)
+		hang := stallAt(g, "write backing")
+		var err error
+		go func() { _, err = d.homeBatch() }() // ends when it is let go on
+		<-hang.reached
+		newest := pattern(3, 64<<10)
+		write(t, d, newest, 0)
+		close(hang.release)
+		synctest.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, 0, newest)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		again, p, err := recovered(orderedLayout, g.Image(crashdisk.SeedLost), wal.CutPrefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := firstDifference(p[:len(newest)], newest); i >= 0 {
+			t.Errorf("after a restart byte %d is not what was written last", i)
+		}
+		abandonQuietly(again)
+		closed(t, d, orderedLayout, g)
+	})
+}
+
+// displace writes [off, off+n) twice, so that its blocks lie in spare slots, durably.
+func displace(t *testing.T, d *Disk, off int64, n int) {
+	t.Helper()
+	for seed := range uint64(2) {
+		write(t, d, pattern(seed+1, n), off)
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.once.state.Stats().Displaced * blockBytes; got != int64(n) {
+		t.Fatalf("%d bytes are displaced, want %d", got, n)
+	}
+}
