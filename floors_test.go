@@ -46,6 +46,7 @@ var rooms = map[string]room{
 
 	"cmd":      {floor: 4, knows: []string{"all"}},
 	"powercut": {floor: 4, knows: []string{"all"}},
+	"mutation": {floor: 4, knows: []string{"all"}},
 	"scripts":  {floor: 4, knows: []string{"all"}},
 
 	"vmtest": {floor: 5, knows: []string{"all"}}, // asks powercut's judge
