@@ -27,14 +27,17 @@ type room struct {
 // in, so disk/crashdisk is a room of its own and vmtest/guest is part of vmtest. Packages
 // of one room may import each other.
 var rooms = map[string]room{
-	"disk": {floor: 0},
-	"nbd":  {floor: 0},
+	"disk":   {floor: 0},
+	"nbd":    {floor: 0},
+	"kernel": {floor: 0},
 
 	"nbd/nbdclient":  {floor: 1, knows: []string{"nbd"}},
 	"disk/crashdisk": {floor: 1, knows: []string{"disk"}},
 	"jsuper":         {floor: 1, knows: []string{"disk"}},
 	"wal":            {floor: 1, knows: []string{"disk"}},
 	"ordered":        {floor: 1, knows: []string{"disk"}},
+
+	"attach": {floor: 2, knows: []string{"nbd", "nbd/nbdclient", "kernel"}},
 
 	"journal": {floor: 2, knows: []string{"disk", "wal", "jsuper", "ordered"}},
 

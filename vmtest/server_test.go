@@ -86,6 +86,14 @@ func (s *server) kill() {
 	<-s.ended
 }
 
+// signal sends a signal that does not end the server.
+func (s *server) signal(signal syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		s.t.Fatalf("send %v to jnbd: %v\n%s", signal, err, s.log)
+	}
+}
+
 // stop ends the server in order, which it must do with exit code 0.
 func (s *server) stop() {
 	s.t.Helper()

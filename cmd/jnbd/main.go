@@ -93,6 +93,8 @@ Sizes take K, M, G or T, powers of 1024.`,
 		a.logCommand(),
 		a.closeCommand(),
 		a.tlsCommand(),
+		a.attachCommand(),
+		a.detachCommand(),
 		a.versionCommand(),
 		a.manCommand(),
 	)

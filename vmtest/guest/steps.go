@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 		return step.Answer{Out: step.Tail(text)}, err
 	case step.Load:
 		return step.Answer{}, loadModules(asked.Path)
+	case step.KernelLog:
+		return step.Answer{Out: step.Tail(kernelLog())}, nil
 	case step.Mount:
 		return step.Answer{}, mount(asked)
 	case step.Unmount:
@@ -36,9 +39,27 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 		files, err := step.Walk(asked.Dir)
 		return step.Answer{}, errors.Join(err, say(files...))
 	case step.WriteSynced:
-		return step.Answer{}, writeSynced(asked.Dir, asked.Seed, say)
+		return step.Answer{}, writeSynced(asked.Dir, asked.Seed, asked.Files, say)
 	}
 	return step.Answer{}, fmt.Errorf("unknown step %q", asked.Do)
+}
+
+// kernelLog is what the kernel has warned of so far, and worse, a line each.
+func kernelLog() []byte {
+	const readAll, warning = 3, '4' // SYSLOG_ACTION_READ_ALL, KERN_WARNING
+	buffer := make([]byte, 1<<20)   // more than the kernel keeps
+	n, err := unix.Klogctl(readAll, buffer)
+	if err != nil {
+		return []byte("read the kernel's log: " + err.Error()) // which no test expects
+	}
+	var grave []byte
+	for line := range bytes.Lines(buffer[:n]) {
+		// <4>[    2.123456] text
+		if len(line) > 2 && line[0] == '<' && line[1] <= warning && line[2] == '>' {
+			grave = append(grave, line[3:]...)
+		}
+	}
+	return grave
 }
 
 // mount mounts a file system. Its directory is made when it is not there.

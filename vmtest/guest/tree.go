@@ -77,29 +77,39 @@ func writeBesideDeleted(path string, content []byte) error {
 }
 
 // writeSynced writes files into dir, fsyncs each and then its directory, and only then
-// says it. It goes on until something fails, and returns that. Beside it a stream of
-// writes that nobody syncs keeps the disk busy, so that whatever ends this ends it in
-// mid-write.
-func writeSynced(dir string, seed uint64, say func(...step.File) error) error {
+// says it. It goes on until it has written as many as it should, if limit is not 0, or
+// until something fails, and returns that. Beside it a stream of writes that nobody syncs
+// keeps the disk busy, so that whatever ends this ends it in mid-write.
+func writeSynced(dir string, seed uint64, limit int, say func(...step.File) error) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	// Ends when a write fails, like the loop below; at the latest with the machine.
+	enough := make(chan struct{})
 	stream := make(chan error, 1)
-	go func() { stream <- writeStream(dir+".stream", seed) }()
-	for i := 0; ; i++ {
+	go func() { stream <- writeStream(dir+".stream", seed, enough) }() // ends when a write fails, or it is enough
+	err := writeFilesSynced(dir, seed, limit, say)
+	if err == nil {
+		close(enough)
+	}
+	return errors.Join(err, <-stream)
+}
+
+// writeFilesSynced is writeSynced without the stream.
+func writeFilesSynced(dir string, seed uint64, limit int, say func(...step.File) error) error {
+	for i := 0; limit == 0 || i < limit; i++ {
 		name := fmt.Sprintf("synced-%06d", i)
 		content := step.Content(seed, i)
 		if err := writeFileSynced(dir, name, content); err != nil {
-			return errors.Join(err, <-stream)
+			return err
 		}
 		if err := say(step.Describe(name, content)); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // writeFileSynced writes one file. On return it survives power loss, and so does its name.
@@ -128,9 +138,9 @@ func syncDir(dir string) (err error) {
 	return d.Sync()
 }
 
-// writeStream overwrites pieces of one file, at random, past the page cache, until a write
-// fails. It returns why.
-func writeStream(path string, seed uint64) (err error) {
+// writeStream overwrites pieces of one file, at random, past the page cache, until it is
+// enough, or a write fails: then it returns why.
+func writeStream(path string, seed uint64, enough <-chan struct{}) (err error) {
 	const (
 		piece = 256 << 10
 		size  = 64 << 20
@@ -149,6 +159,11 @@ func writeStream(path string, seed uint64) (err error) {
 	defer func() { err = errors.Join(err, unix.Munmap(buffer)) }()
 	random := rand.New(rand.NewPCG(seed, ^uint64(0)))
 	for {
+		select {
+		case <-enough:
+			return nil
+		default:
+		}
 		for k := range 64 {
 			buffer[k*piece/64] = byte(random.Uint32())
 		}

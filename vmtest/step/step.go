@@ -46,12 +46,13 @@ const (
 	Start       = "start"        // starts Args, waits for its first line of output: Answer.Out, Answer.PID
 	Stop        = "stop"         // sends Signal to PID, waits for its end; Answer.Out, Answer.Code
 	Read        = "read"         // reads the text file Path; Answer.Out
+	KernelLog   = "kernel-log"   // the last warnings, and worse, of the kernel; Answer.Out
 	Load        = "load"         // loads the kernel modules in the directory Path
 	Mount       = "mount"        // mounts Device at Dir, as Type with Options
 	Unmount     = "unmount"      // unmounts Dir
 	WriteTree   = "write-tree"   // writes Files files under Dir from Seed, syncs, names them
 	ReadTree    = "read-tree"    // reads and names every file under Dir
-	WriteSynced = "write-synced" // writes and fsyncs files in Dir until one fails, names each
+	WriteSynced = "write-synced" // writes and fsyncs Files files in Dir, or until one fails, names each
 	Quit        = "quit"         // prints End on the console and resets the machine
 )
 

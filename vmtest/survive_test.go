@@ -1,0 +1,146 @@
+package vmtest
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"jnbd/vmtest/step"
+)
+
+// TestServerRestartsUnderMount: the guest's kernel is attached by jnbd attach, and writes and
+// fsyncs files on ext4 all the time. Its server is killed (SIGKILL) and started again, stopped
+// in order and started again, and stopped for longer than the device's timeout (SIGSTOP). No
+// write fails, nothing is mounted anew, nothing is lost, and the kernel reports no error. In
+// every mode.
+func TestServerRestartsUnderMount(t *testing.T) {
+	for i, mode := range modes {
+		t.Run(mode, func(t *testing.T) { restartUnderMount(t, mode, 1+i) })
+	}
+}
+
+func restartUnderMount(t *testing.T, mode string, connections int) {
+	const files = 60
+	disk := filepath.Join(t.TempDir(), "disk.img")
+	port := freePort(t)
+	served := serve(t, disk, diskSize, port, "--mode", mode)
+	g := boot(t)
+	supervisor := g.jnbdAttach(fmt.Sprintf("nbd://10.0.2.2:%d/disk.img", port), "/dev/nbd0",
+		"--connections", fmt.Sprint(connections), "--timeout", "2s")
+	if got := g.connections(port); got != connections {
+		t.Fatalf("the kernel has %d connections, want %d", got, connections)
+	}
+	g.run("mkfs.ext4", "-q", "/dev/nbd0")
+	g.do(step.Step{Do: step.Mount, Device: "/dev/nbd0", Dir: "/mnt"})
+
+	want := make(map[string]step.File)
+	breakages := map[int]func(){
+		15: func() { served.kill() },
+		30: func() { served.stop() },
+		45: func() { served.signal(syscall.SIGSTOP) },
+	}
+	broken := make(chan int, len(breakages))
+	written := make(chan error, 1)
+	go func() { // ends with the step
+		_, err := g.m.Do(g.ctx, step.Step{Do: step.WriteSynced, Dir: "/mnt/files", Seed: 7, Files: files}, func(f step.File) {
+			f.Name = filepath.Join("files", f.Name)
+			want[f.Name] = f
+			if breakages[len(want)] != nil {
+				broken <- len(want)
+			}
+		})
+		written <- err
+	}()
+	for len(breakages) > 0 {
+		select {
+		case k := <-broken:
+			breakages[k]()
+			delete(breakages, k)
+			if k == 45 {
+				g.awaitLog("Connection timed out")
+				served.signal(syscall.SIGCONT)
+				continue
+			}
+			served = serve(t, disk, diskSize, port)
+		case err := <-written:
+			t.Fatalf("writing ended after %d files: %v", len(want), err)
+		}
+	}
+	if err := <-written; err != nil {
+		t.Fatalf("a write failed: %v", err)
+	}
+	if len(want) != files {
+		t.Fatalf("%d files were written, want %d", len(want), files)
+	}
+	mustHold(t, g.files(step.Step{Do: step.ReadTree, Dir: "/mnt"}), want)
+	g.mustBeClean()
+
+	if answer := g.do(step.Step{Do: step.Run, Args: []string{"jnbd", "detach", "/dev/nbd0"}}); answer.Code == 0 || !strings.Contains(answer.Out, "mounted") {
+		t.Fatalf("detach of a mounted device: exit code %d: %s", answer.Code, answer.Out)
+	}
+	g.do(step.Step{Do: step.Unmount, Dir: "/mnt"})
+	g.fsck("/dev/nbd0")
+	g.run("jnbd", "detach", "/dev/nbd0")
+	if end := g.do(step.Step{Do: step.Stop, PID: supervisor, Signal: int(syscall.SIGTERM)}); end.Code != 0 {
+		t.Fatalf("jnbd attach after detach: exit code %d: %s", end.Code, end.Out)
+	}
+	served.stop()
+	mustHoldRaw(t, disk, "/", want)
+}
+
+// jnbdAttach attaches a device with jnbd attach, which stays, and returns its process id.
+func (g *guest) jnbdAttach(uri, device string, flags ...string) int {
+	g.t.Helper()
+	answer := g.do(step.Step{Do: step.Start, Args: append([]string{"jnbd", "attach", uri, device, "--log-format", "console"}, flags...)})
+	if strings.TrimSpace(answer.Out) != device {
+		g.t.Fatalf("jnbd attach says %q, want %q", answer.Out, device)
+	}
+	return answer.PID
+}
+
+// expected are the kernel's warnings of a connection that was lost, and of a machine like
+// this one. Every other warning may be a lost write.
+var expected = regexp.MustCompile(`block nbd\d+: (Connection timed out|Receive control failed|Dead connection|Disconnected|Send (control|data|disconnect) failed|Request send failed|shutting down sockets|reconnected socket|Other side returned|Possible stuck request)` +
+	`|nbd\d+: detected capacity change`)
+
+// mustBeClean fails the test if the kernel has warned of anything but lost connections since
+// the device was attached.
+func (g *guest) mustBeClean() {
+	g.t.Helper()
+	for line := range strings.Lines(g.kernelLog()) {
+		if strings.Contains(line, "nbd") && !expected.MatchString(line) || strings.Contains(line, "EXT4") ||
+			strings.Contains(line, "I/O error") || strings.Contains(line, "Buffer") {
+			g.t.Errorf("the kernel says: %s", line)
+		}
+	}
+}
+
+// kernelLog is the last of the kernel's warnings.
+func (g *guest) kernelLog() string {
+	g.t.Helper()
+	return g.do(step.Step{Do: step.KernelLog}).Out
+}
+
+// awaitLog waits until the kernel has warned of text.
+func (g *guest) awaitLog(text string) {
+	g.t.Helper()
+	g.await("the kernel to say "+text, func() bool { return strings.Contains(g.kernelLog(), text) })
+}
+
+// await waits until what holds, asking again and again.
+func (g *guest) await(what string, holds func() bool) {
+	g.t.Helper()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for !holds() {
+		select {
+		case <-again.C:
+		case <-g.ctx.Done():
+			g.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
