@@ -17,20 +17,27 @@ type batch struct {
 	fua     [maxBatch]bool
 }
 
+// asked is what the reply to write i repeats.
+func (b *batch) asked(i int) asked { return asked{b.cookies[i], uint64(b.offsets[i])} }
+
 // acceptWrite takes the WRITE whose header is at the buffer's front. It reports whether it
 // came whole; otherwise more must be received.
 func (c *conn) acceptWrite(req *request) (whole bool, err error) {
-	n := int(req.length)
 	no := c.refusalFor(req)
-	if no.errno == 0 && n <= inPlaceBytes && c.to-c.from < requestHeaderSize+n {
+	n := 0
+	if no.errno == 0 {
+		n = int(req.length) // at most MaxBlock, and the payload is as long
+	}
+	head := c.style.requestSize()
+	if no.errno == 0 && n <= inPlaceBytes && c.to-c.from < head+n {
 		return false, nil // nothing was done yet; it will be looked at again
 	}
 	c.count.requests.Add(1)
-	c.from += requestHeaderSize
+	c.from += head
 	switch {
 	case no.errno != 0:
 		c.runBatch()
-		if err := c.drainPayload(n); err != nil {
+		if err := c.drainPayload(req.payload); err != nil {
 			return false, err
 		}
 		c.refuse(req, no)
@@ -76,10 +83,10 @@ func (c *conn) runBatch() {
 	for i := range b.n {
 		if err == nil && b.fua[i] {
 			c.flight.awaitFlush()
-			c.export.flushes.add(c, b.cookies[i], cmdWrite, c.received)
+			c.export.flushes.add(c, b.asked(i), cmdWrite, c.received)
 			continue
 		}
-		c.replies = c.appendResult(c.replies, b.cookies[i], err)
+		c.replies = c.appendResult(c.replies, b.asked(i), err)
 		answered++
 	}
 	c.answered(cmdWrite, c.received, answered)
@@ -131,12 +138,13 @@ func (c *conn) receivePayload(o *op, got int) error {
 	return nil
 }
 
-// drainPayload throws the payload of a refused WRITE away, to stay in step. One that is too
+// drainPayload throws the payload of a refused request away, to stay in step. One that is too
 // large for that ends the connection.
-func (c *conn) drainPayload(n int) error {
-	if n > maxDrainBytes {
-		return protocolError(fmt.Sprintf("refused write of %d bytes, at most %d are read and thrown away", n, maxDrainBytes))
+func (c *conn) drainPayload(bytes uint64) error {
+	if bytes > maxDrainBytes {
+		return protocolError(fmt.Sprintf("refused request with a payload of %d bytes, at most %d are read and thrown away", bytes, maxDrainBytes))
 	}
+	n := int(bytes)
 	got := min(n, c.to-c.from)
 	c.from += got
 	if got == n {

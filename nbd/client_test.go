@@ -53,9 +53,11 @@ type client struct {
 	t          testing.TB
 	nc         net.Conn
 	structured bool
-	flags      uint16            // transmission flags
-	size       uint64            // of the export
+	flags      uint16 // transmission flags
+	size       uint64 // of the export
+	extended   bool
 	lengths    map[uint64]uint32 // READs in flight, by cookie
+	offsets    map[uint64]uint64 // requests in flight, by cookie
 	lastCookie uint64
 }
 
@@ -72,7 +74,7 @@ func dial(t testing.TB, path string) *client {
 // newClient exchanges greetings on nc.
 func newClient(t testing.TB, nc net.Conn) *client {
 	t.Helper()
-	c := &client{t: t, nc: nc, lengths: make(map[uint64]uint32)}
+	c := &client{t: t, nc: nc, lengths: make(map[uint64]uint32), offsets: make(map[uint64]uint64)}
 	t.Cleanup(func() { _ = nc.Close() })
 	greeting := c.read(18)
 	if string(greeting[:16]) != "NBDMAGICIHAVEOPT" || greeting[16] != 0 || greeting[17] != 3 {
@@ -96,6 +98,16 @@ func attachStructured(t testing.TB, path string) *client {
 	t.Helper()
 	c := dial(t, path)
 	c.mustAck(c.option(optStructuredReply, nil))
+	c.mustAck(c.option(optSetMetaContext, metaQuery("", "base:allocation")))
+	c.chooseExport("")
+	return c
+}
+
+// attachExtended is attachStructured with extended headers.
+func attachExtended(t testing.TB, path string) *client {
+	t.Helper()
+	c := dial(t, path)
+	c.mustAck(c.option(optExtendedHeaders, nil))
 	c.mustAck(c.option(optSetMetaContext, metaQuery("", "base:allocation")))
 	c.chooseExport("")
 	return c
@@ -143,7 +155,8 @@ func (c *client) option(option uint32, data []byte) []optionReply {
 		r.data = c.read(int(binary.BigEndian.Uint32(head[16:])))
 		replies = append(replies, r)
 		if r.kind == repAck || r.kind&repErr != 0 {
-			c.structured = c.structured || option == optStructuredReply && r.kind == repAck
+			c.extended = c.extended || option == optExtendedHeaders && r.kind == repAck
+			c.structured = c.structured || c.extended || option == optStructuredReply && r.kind == repAck
 			return replies
 		}
 	}
@@ -190,6 +203,16 @@ func encodeRequest(cmd, flags uint16, cookie, offset uint64, length uint32, payl
 	return append(append(b, be32(length)...), payload...)
 }
 
+// encodeExtended is a request with extended headers, with its payload.
+func encodeExtended(cmd, flags uint16, cookie, offset, length uint64, payload []byte) []byte {
+	b := be32(magicExtendedRequest)
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint16(b, cmd)
+	b = binary.BigEndian.AppendUint64(b, cookie)
+	b = binary.BigEndian.AppendUint64(b, offset)
+	return append(binary.BigEndian.AppendUint64(b, length), payload...)
+}
+
 // send sends a request and returns its cookie. A payload's length overrides length.
 func (c *client) send(cmd, flags uint16, offset uint64, length uint32, payload []byte) uint64 {
 	c.t.Helper()
@@ -200,21 +223,42 @@ func (c *client) send(cmd, flags uint16, offset uint64, length uint32, payload [
 	if cmd == cmdRead {
 		c.lengths[c.lastCookie] = length
 	}
+	if c.extended {
+		if payload != nil || cmd == cmdWrite && length > 0 {
+			flags |= cfPayload
+		}
+		c.offsets[c.lastCookie] = offset
+		c.write(encodeExtended(cmd, flags, c.lastCookie, offset, uint64(length), payload))
+		return c.lastCookie
+	}
 	c.write(encodeRequest(cmd, flags, c.lastCookie, offset, length, payload))
 	return c.lastCookie
 }
 
+// doLong is do with a length of 64 bits, which takes extended headers.
+func (c *client) doLong(cmd, flags uint16, offset, length uint64, payload []byte) result {
+	c.t.Helper()
+	c.lastCookie++
+	c.offsets[c.lastCookie] = offset
+	c.write(encodeExtended(cmd, flags, c.lastCookie, offset, length, payload))
+	return c.receive()
+}
+
 // extent is a BLOCK_STATUS extent.
-type extent struct{ length, flags uint32 }
+type extent struct {
+	length uint64
+	flags  uint32
+}
 
 // result is a whole reply.
 type result struct {
 	cookie  uint64
 	errno   Errno
 	text    string
-	data    []byte // READ
-	holes   int    // bytes that came as holes
-	extents []extent
+	data    []byte   // READ
+	holes   int      // bytes that came as holes
+	extents []extent // base:allocation
+	depths  []extent // qemu:allocation-depth
 	chunks  int
 }
 
@@ -239,6 +283,9 @@ func (c *client) tryReceive() (result, error) {
 		}
 		switch binary.BigEndian.Uint32(magic[:]) {
 		case magicSimpleReply:
+			if c.extended {
+				c.t.Fatal("simple reply after extended headers were agreed")
+			}
 			head := c.read(12)
 			r.errno = Errno(binary.BigEndian.Uint32(head))
 			r.cookie = binary.BigEndian.Uint64(head[4:])
@@ -251,12 +298,13 @@ func (c *client) tryReceive() (result, error) {
 				r.data = c.read(int(n))
 			}
 			return r, nil
-		case magicChunk:
-			if !c.structured {
-				c.t.Fatal("structured reply that was not agreed")
+		case magicChunk, magicExtendedChunk:
+			if !c.structured || c.extended != (binary.BigEndian.Uint32(magic[:]) == magicExtendedChunk) {
+				c.t.Fatal("structured or extended reply that was not agreed")
 			}
 			if c.chunk(&r) {
 				delete(c.lengths, r.cookie)
+				delete(c.offsets, r.cookie)
 				return r, nil
 			}
 		default:
@@ -268,10 +316,19 @@ func (c *client) tryReceive() (result, error) {
 // chunk reads a chunk behind its magic and reports whether it is the reply's last.
 func (c *client) chunk(r *result) (done bool) {
 	c.t.Helper()
-	head := c.read(16)
+	head := c.read(12)
 	flags, kind := binary.BigEndian.Uint16(head), binary.BigEndian.Uint16(head[2:])
 	cookie := binary.BigEndian.Uint64(head[4:])
-	p := c.read(int(binary.BigEndian.Uint32(head[12:])))
+	var p []byte
+	if c.extended {
+		tail := c.read(16)
+		if got, want := binary.BigEndian.Uint64(tail), c.offsets[cookie]; got != want {
+			c.t.Fatalf("reply to request %d says it was at %d, want %d", cookie, got, want)
+		}
+		p = c.read(int(binary.BigEndian.Uint64(tail[8:])))
+	} else {
+		p = c.read(int(binary.BigEndian.Uint32(c.read(4))))
+	}
 	if r.chunks > 0 && cookie != r.cookie {
 		c.t.Fatalf("chunk of request %d inside the reply to %d", cookie, r.cookie)
 	}
@@ -285,13 +342,8 @@ func (c *client) chunk(r *result) (done bool) {
 		n := int(binary.BigEndian.Uint32(p[8:]))
 		r.data = append(r.data, make([]byte, n)...)
 		r.holes += n
-	case chunkBlockStatus:
-		if id := binary.BigEndian.Uint32(p); id != baseAllocationID {
-			c.t.Fatalf("block status for context %d", id)
-		}
-		for p = p[4:]; len(p) > 0; p = p[8:] {
-			r.extents = append(r.extents, extent{binary.BigEndian.Uint32(p), binary.BigEndian.Uint32(p[4:])})
-		}
+	case chunkBlockStatus, chunkBlockStatusExt:
+		c.status(r, kind, p)
 	case chunkError:
 		r.errno = Errno(binary.BigEndian.Uint32(p))
 		r.text = string(p[6:])
@@ -302,6 +354,37 @@ func (c *client) chunk(r *result) (done bool) {
 		c.t.Fatalf("unknown chunk %d", kind)
 	}
 	return flags&chunkDone != 0
+}
+
+// status reads a BLOCK_STATUS chunk's payload.
+func (c *client) status(r *result, kind uint16, p []byte) {
+	c.t.Helper()
+	if c.extended != (kind == chunkBlockStatusExt) {
+		c.t.Fatalf("block status in a chunk of kind %d", kind)
+	}
+	id := binary.BigEndian.Uint32(p)
+	p = p[4:]
+	var extents []extent
+	if c.extended {
+		if n := binary.BigEndian.Uint32(p); int(n)*16+4 != len(p) {
+			c.t.Fatalf("block status of %d extents in %d bytes", n, len(p))
+		}
+		for p = p[4:]; len(p) > 0; p = p[16:] {
+			extents = append(extents, extent{binary.BigEndian.Uint64(p), uint32(binary.BigEndian.Uint64(p[8:]))})
+		}
+	} else {
+		for ; len(p) > 0; p = p[8:] {
+			extents = append(extents, extent{uint64(binary.BigEndian.Uint32(p)), binary.BigEndian.Uint32(p[4:])})
+		}
+	}
+	switch {
+	case id == 1 && r.extents == nil:
+		r.extents = extents
+	case id == 2 && r.depths == nil:
+		r.depths = extents
+	default:
+		c.t.Fatalf("block status for context %d, or twice", id)
+	}
 }
 
 // do sends a request and returns its reply.

@@ -37,11 +37,11 @@ type conn struct {
 	count  counters
 
 	// Settled by the negotiation, which only the reader takes part in.
-	agreed         agreement
-	export         *export // nil until one is chosen
-	size           int64   // of the export, in bytes
-	structured     bool
-	baseAllocation bool
+	agreed   agreement
+	export   *export // nil until one is chosen
+	size     int64   // of the export, in bytes
+	style    style
+	contexts contextSet
 
 	// attached is export, for those who are not the reader.
 	attached atomic.Pointer[export]
@@ -241,18 +241,18 @@ func (c *conn) linger() {
 
 // postResult posts the reply to a change or flush that has succeeded, or to any request
 // that the Device has failed. A change that was dropped has nobody to reply to.
-func (c *conn) postResult(cookie uint64, err error) {
-	var room [simpleReplySize]byte
-	if reply := c.appendResult(room[:0], cookie, err); len(reply) > 0 {
+func (c *conn) postResult(a asked, err error) {
+	var room [extendedChunkSize]byte
+	if reply := c.appendResult(room[:0], a, err); len(reply) > 0 {
 		c.outbox.post(reply)
 	}
 }
 
 // appendResult appends the reply that postResult posts.
-func (c *conn) appendResult(p []byte, cookie uint64, err error) []byte {
+func (c *conn) appendResult(p []byte, a asked, err error) []byte {
 	switch {
 	case err == nil:
-		return appendSimple(p, cookie, 0)
+		return c.style.appendSuccess(p, a)
 	case isDropped(err):
 		c.count.dropped.Add(1)
 		c.gone.Store(true)
@@ -263,5 +263,5 @@ func (c *conn) appendResult(p []byte, cookie uint64, err error) []byte {
 	if bit := uint64(1) << (errno % 64); c.failures.Or(bit)&bit == 0 {
 		c.server.event(Event{Kind: RequestFailed, Conn: c.id, Remote: c.remote, Export: c.export.Name, Err: err})
 	}
-	return appendFailure(p, c.structured, cookie, errno, err.Error())
+	return c.style.appendFailure(p, a, errno, err.Error())
 }

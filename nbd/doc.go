@@ -1,5 +1,6 @@
 // Package nbd serves disks by the NBD protocol, as proto.md of the NetworkBlockDevice
-// project specifies it: fixed newstyle negotiation, simple and structured replies.
+// project specifies it: fixed newstyle negotiation, TLS (tls.go), simple and structured
+// replies, extended headers (style.go).
 //
 // The life of a connection, and where to read about it:
 //

@@ -83,15 +83,18 @@ func (x *export) sizeNow() (int64, error) {
 	return size, err
 }
 
-// transmissionFlags is what the export offers to a client; structured says whether the
-// client has agreed on structured replies, without which there is no DF.
-func (x *export) transmissionFlags(structured bool) uint16 {
+// transmissionFlags is what the export offers to a client, by what it has agreed to: there is
+// no DF without chunks, and no payload of BLOCK_STATUS without extended headers and contexts.
+func (x *export) transmissionFlags(agreed *agreement) uint16 {
 	flags := tfHasFlags | tfFlush | tfFUA | tfTrim | tfWriteZeroes | tfCanMultiConn | tfCache | tfFastZero
 	if x.ReadOnly {
 		flags |= tfReadOnly
 	}
-	if structured {
+	if agreed.style.chunked() {
 		flags |= tfDF
+	}
+	if agreed.style == extended && agreed.metaExport == x {
+		flags |= tfStatusFilter
 	}
 	return flags
 }

@@ -21,16 +21,16 @@ type flusher struct {
 // flushWait is a request that waits for a Sync.
 type flushWait struct {
 	c        *conn
-	cookie   uint64
+	asked    asked
 	cmd      uint16
 	received time.Time
 }
 
 // add answers c's request, a cmd that was received then, when what was done so far is
 // durable. c has counted it in its flight. add does not block.
-func (f *flusher) add(c *conn, cookie uint64, cmd uint16, received time.Time) {
+func (f *flusher) add(c *conn, a asked, cmd uint16, received time.Time) {
 	f.mu.Lock()
-	f.waiting = append(f.waiting, flushWait{c, cookie, cmd, received})
+	f.waiting = append(f.waiting, flushWait{c, a, cmd, received})
 	if !f.running {
 		f.running = true
 		go f.run() // ends when nobody waits; connections wait for their requests
@@ -53,7 +53,7 @@ func (f *flusher) run() {
 		now := time.Now()
 		for _, w := range group {
 			w.c.count.latency[w.cmd].Observe(now.Sub(w.received), 1)
-			w.c.postResult(w.cookie, err)
+			w.c.postResult(w.asked, err)
 		}
 		for _, w := range group {
 			w.c.outbox.kick() // finds nothing to do for all but the first of a connection

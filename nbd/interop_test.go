@@ -3,11 +3,13 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +82,7 @@ func image(t *testing.T, size int) (path string, content []byte) {
 }
 
 func TestNbdinfo(t *testing.T) {
-	_, uris := interopDisk(t, 8<<20)
+	d, uris := interopDisk(t, 8<<20)
 	for _, uri := range uris {
 		out := run(t, "nbdinfo", uri)
 		for _, want := range []string{
@@ -99,6 +101,11 @@ func TestNbdinfo(t *testing.T) {
 	}
 	if out := run(t, "nbdinfo", "--map", uris["unix"]); !strings.Contains(out, "hole,zero") {
 		t.Errorf("nbdinfo --map:\n%s", out)
+	}
+	d.markLocked(1<<20, 1<<20, true)
+	out := run(t, "nbdinfo", "--map=qemu:allocation-depth", uris["unix"])
+	if got, want := strings.Fields(out), strings.Fields("0 1048576 0 absent 1048576 1048576 1 local 2097152 6291456 0 absent"); !slices.Equal(got, want) {
+		t.Errorf("nbdinfo --map=qemu:allocation-depth says %v, want %v", got, want)
 	}
 }
 
@@ -133,6 +140,24 @@ func TestQemuImg(t *testing.T) {
 		if out := run(t, "qemu-img", "map", "--output=json", uri); !strings.Contains(out, `"zero": true`) {
 			t.Errorf("%s: qemu-img map knows of no zeros:\n%s", kind, out)
 		}
+	}
+	target := "driver=nbd,export=disk,x-dirty-bitmap=qemu:allocation-depth,server.type=unix,server.path=" + strings.TrimPrefix(uris["unix"], "nbd+unix:///disk?socket=")
+	out := run(t, "qemu-img", "map", "--output=json", "--image-opts", target)
+	var pieces []struct {
+		Start, Length int64
+		Data          bool
+	}
+	if err := json.Unmarshal([]byte(out), &pieces); err != nil {
+		t.Fatalf("qemu-img map: %v\n%s", err, out)
+	}
+	for _, p := range pieces {
+		// With x-dirty-bitmap, bit 0 of what the context tells stands for "no data".
+		if d.held[p.Start/memPage] == p.Data {
+			t.Errorf("qemu-img map with allocation-depth: %+v, and the page is held: %v", p, d.held[p.Start/memPage])
+		}
+	}
+	if len(pieces) < 2 {
+		t.Errorf("qemu-img map with allocation-depth found %d pieces", len(pieces))
 	}
 }
 

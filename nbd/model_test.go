@@ -24,9 +24,9 @@ func TestModel(t *testing.T) {
 	const part, clients, steps = 1 << 20, 3, 600
 	certificates := makePKI(t)
 	for _, transport := range []string{"unix", "pipe", "tls"} {
-		for _, structured := range []bool{false, true} {
+		for _, style := range []style{simple, structured, extended} {
 			seed := rand.Uint64()
-			t.Run(fmt.Sprintf("%s, structured %v, seed %d", transport, structured, seed), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, style %d, seed %d", transport, style, seed), func(t *testing.T) {
 				d := newMemDisk(clients * part)
 				s := &Server{Exports: []Export{{Device: d}}, Workers: 3, TLS: TLSOn, TLSConfig: certificates.server(t)}
 				path := startServer(t, s)
@@ -47,8 +47,11 @@ func TestModel(t *testing.T) {
 					if transport == "tls" {
 						c.secure(certificates.client(t, certificates.dir))
 					}
-					if structured {
+					switch style {
+					case structured:
 						c.mustAck(c.option(optStructuredReply, nil))
+					case extended:
+						c.mustAck(c.option(optExtendedHeaders, nil))
 					}
 					c.chooseExport("")
 					random := rand.New(rand.NewPCG(seed, uint64(i)))

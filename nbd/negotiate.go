@@ -21,9 +21,9 @@ import (
 type agreement struct {
 	fixed      bool // the client knows fixed newstyle
 	noZeroes   bool
-	structured bool
-	// metaExport is the export for which base:allocation was selected, if it was.
-	metaExport *export
+	style      style
+	metaExport *export // for which contexts were selected, if any were
+	contexts   contextSet
 }
 
 // negotiate returns nil when an export was chosen. It then stands in c.export.
@@ -146,6 +146,13 @@ func (f *fields) uint16() uint16 {
 func (f *fields) uint32() uint32 {
 	if b := f.take(4); b != nil {
 		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (f *fields) uint64() uint64 {
+	if b := f.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }

@@ -44,8 +44,8 @@ func describe(replies []optionReply) string {
 			}
 		case repMetaContext:
 			lines = append(lines, "CONTEXT "+hex.EncodeToString(r.data[:4])+" "+string(r.data[4:]))
-		case repErrUnsup, repErrPolicy, repErrInvalid, repErrTLSReqd, repErrUnknown:
-			name := map[uint32]string{1: "ERR_UNSUP", 2: "ERR_POLICY", 3: "ERR_INVALID", 5: "ERR_TLS_REQD", 6: "ERR_UNKNOWN"}[r.kind&^repErr]
+		case repErrUnsup, repErrPolicy, repErrInvalid, repErrTLSReqd, repErrUnknown, repErrExtHeader:
+			name := map[uint32]string{1: "ERR_UNSUP", 2: "ERR_POLICY", 3: "ERR_INVALID", 5: "ERR_TLS_REQD", 6: "ERR_UNKNOWN", 10: "ERR_EXT_HEADER_REQD"}[r.kind&^repErr]
 			if len(r.data) == 0 {
 				name += " without a text"
 			}
@@ -78,7 +78,7 @@ func TestOptions(t *testing.T) {
 		{name: "list with data", option: optList, data: []byte{1}, want: "ERR_INVALID"},
 		{name: "abort", option: optAbort, want: "ACK", decided: true},
 		{name: "starttls", option: 5, want: "ERR_UNSUP"},
-		{name: "extended headers", option: 11, want: "ERR_UNSUP"},
+		{name: "extended headers with data", option: optExtendedHeaders, data: []byte{1}, want: "ERR_INVALID"},
 		{name: "unknown option", option: 0x7fffffff, data: make([]byte, maxOptionBytes), want: "ERR_UNSUP"},
 
 		{name: "info", option: optInfo, data: infoRequest("first"), want: firstInfo + "\n" + firstSizes + "\nACK"},
@@ -128,6 +128,7 @@ func TestOptions(t *testing.T) {
 
 func TestMetaContexts(t *testing.T) {
 	const listed = "CONTEXT 00000000 base:allocation\nACK"
+	const all = "CONTEXT 00000000 base:allocation\nCONTEXT 00000000 qemu:allocation-depth\nACK"
 	const set = "CONTEXT 00000001 base:allocation\nACK"
 	tables := []struct {
 		name   string
@@ -135,7 +136,9 @@ func TestMetaContexts(t *testing.T) {
 		data   []byte
 		want   string
 	}{
-		{"list all", optListMetaContext, metaQuery("first"), listed},
+		{"list all", optListMetaContext, metaQuery("first"), all},
+		{"list qemu's", optListMetaContext, metaQuery("first", "qemu:"), "CONTEXT 00000000 qemu:allocation-depth\nACK"},
+		{"set both", optSetMetaContext, metaQuery("first", "qemu:allocation-depth", "base:allocation"), "CONTEXT 00000001 base:allocation\nCONTEXT 00000002 qemu:allocation-depth\nACK"},
 		{"list a namespace", optListMetaContext, metaQuery("first", "base:"), listed},
 		{"list one", optListMetaContext, metaQuery("", "base:allocation"), listed},
 		{"list an unknown one", optListMetaContext, metaQuery("first", "qemu:dirty-bitmap:x", "allocation"), "ACK"},
@@ -161,7 +164,7 @@ func TestMetaContexts(t *testing.T) {
 			}
 			c.chooseExport("first")
 			want := EINVAL // no context is selected, so there is nothing to ask for
-			if tt.want == set {
+			if tt.option == optSetMetaContext && strings.HasPrefix(tt.want, "CONTEXT") {
 				want = 0
 			}
 			if r := c.do(cmdBlockStatus, 0, 0, 4096, nil); r.errno != want {

@@ -128,7 +128,7 @@ func (o *op) land() {
 func (o *op) finish(err error) {
 	c := o.c
 	c.answered(o.req.cmd, o.received, 1)
-	c.postResult(o.req.cookie, err)
+	c.postResult(o.req.asked, err)
 	o.land()
 	c.outbox.kick()
 }
@@ -140,13 +140,13 @@ func (o *op) write() {
 	err := c.export.Device.WriteBatch(o.data[:], o.offsets[:], o.admit)
 	if err == nil {
 		c.count.writes.Add(1)
-		c.count.bytesWritten.Add(uint64(o.req.length))
+		c.count.bytesWritten.Add(o.req.length)
 	}
 	if err == nil && o.req.flags&cfFUA != 0 {
 		c.flight.alsoAwaitFlush()
-		cookie, received := o.req.cookie, o.received
+		asked, received := o.req.asked, o.received
 		o.land()
-		c.export.flushes.add(c, cookie, cmdWrite, received)
+		c.export.flushes.add(c, asked, cmdWrite, received)
 		return
 	}
 	o.finish(err)
@@ -155,7 +155,7 @@ func (o *op) write() {
 // cache reads ahead, which is all that CACHE asks for. It is advice: how much is done of
 // it is bounded, and an error of the medium is not the advice's failure.
 func (o *op) cache() {
-	c, end := o.c, int64(o.req.offset)+min(int64(o.req.length), maxCacheBytes)
+	c, end := o.c, int64(o.req.offset)+int64(min(o.req.length, maxCacheBytes))
 	for offset := int64(o.req.offset); offset < end && !c.gone.Load(); {
 		n := min(end-offset, int64(len(o.buf.mem)))
 		if _, err := c.export.Device.ReadAt(o.buf.mem[:n], offset); err != nil {

@@ -35,10 +35,11 @@ func (c *conn) answerOption(option uint32, data []byte) error {
 		chosen = c.info(a, data)
 	case optStructuredReply:
 		c.structuredReply(a, data)
+	case optExtendedHeaders:
+		c.extendedHeaders(a, data)
 	case optListMetaContext, optSetMetaContext:
 		c.metaContext(a, data)
 	default:
-		// EXTENDED_HEADERS among them: the client goes on without.
 		a.refuse(repErrUnsup, "option %d is not supported", option)
 	}
 	if chosen != nil {
@@ -61,6 +62,9 @@ func (c *conn) exportName(name string) error {
 	if c.needsTLS(optExportName) {
 		return protocolError("export " + clip(name) + " asked for without TLS, which is required")
 	}
+	if c.agreed.style == extended {
+		return protocolError("export " + clip(name) + " asked for by EXPORT_NAME, which extended headers exclude")
+	}
 	x := c.server.find(name)
 	if x == nil {
 		return protocolError("unknown export " + clip(name))
@@ -76,7 +80,7 @@ func (c *conn) exportName(name string) error {
 	c.attach(x)
 	b := make([]byte, 0, exportNameReply+exportNameZeroes)
 	b = binary.BigEndian.AppendUint64(b, uint64(size))
-	b = binary.BigEndian.AppendUint16(b, x.transmissionFlags(c.agreed.structured))
+	b = binary.BigEndian.AppendUint16(b, x.transmissionFlags(&c.agreed))
 	if !c.agreed.noZeroes {
 		b = b[:cap(b)]
 	}
@@ -87,8 +91,10 @@ func (c *conn) exportName(name string) error {
 // attach chooses x.
 func (c *conn) attach(x *export) {
 	c.export = x
-	c.structured = c.agreed.structured
-	c.baseAllocation = c.agreed.metaExport == x
+	c.style = c.agreed.style
+	if c.agreed.metaExport == x {
+		c.contexts = c.agreed.contexts
+	}
 	c.changesSeen.Store(x.changes.Load())
 }
 
@@ -115,7 +121,21 @@ func (c *conn) structuredReply(a *answers, data []byte) {
 		a.refuse(repErrInvalid, "a request for structured replies has no data, this one has %d bytes", len(data))
 		return
 	}
-	c.agreed.structured = true
+	if c.agreed.style == extended {
+		a.refuse(repErrExtHeader, "extended headers were agreed, and are not taken back")
+		return
+	}
+	c.agreed.style = structured
+	a.add(repAck, nil)
+}
+
+// extendedHeaders is NBD_OPT_EXTENDED_HEADERS.
+func (c *conn) extendedHeaders(a *answers, data []byte) {
+	if len(data) != 0 {
+		a.refuse(repErrInvalid, "a request for extended headers has no data, this one has %d bytes", len(data))
+		return
+	}
+	c.agreed.style = extended
 	a.add(repAck, nil)
 }
 
@@ -147,7 +167,7 @@ func (c *conn) info(a *answers, data []byte) *export {
 
 	b := binary.BigEndian.AppendUint16(nil, infoExport)
 	b = binary.BigEndian.AppendUint64(b, uint64(size))
-	a.add(repInfo, binary.BigEndian.AppendUint16(b, x.transmissionFlags(c.agreed.structured)))
+	a.add(repInfo, binary.BigEndian.AppendUint16(b, x.transmissionFlags(&c.agreed)))
 	if slices.Contains(kinds, infoName) {
 		a.add(repInfo, append(binary.BigEndian.AppendUint16(nil, infoName), x.Name...))
 	}

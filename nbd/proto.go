@@ -1,7 +1,5 @@
 package nbd
 
-import "encoding/binary"
-
 // The numbers of the protocol, by section of proto.md. Everything is big-endian.
 
 // "Baseline": what the server sends first, and what the client answers.
@@ -46,6 +44,7 @@ const (
 	optStructuredReply uint32 = 8
 	optListMetaContext uint32 = 9
 	optSetMetaContext  uint32 = 10
+	optExtendedHeaders uint32 = 11
 )
 
 // "Option reply types". Errors have the top bit set.
@@ -55,13 +54,14 @@ const (
 	repInfo        uint32 = 3
 	repMetaContext uint32 = 4
 
-	repErr         uint32 = 1 << 31
-	repErrUnsup           = repErr + 1
-	repErrPolicy          = repErr + 2
-	repErrInvalid         = repErr + 3
-	repErrTLSReqd         = repErr + 5
-	repErrUnknown         = repErr + 6
-	repErrShutdown        = repErr + 7
+	repErr          uint32 = 1 << 31
+	repErrUnsup            = repErr + 1
+	repErrPolicy           = repErr + 2
+	repErrInvalid          = repErr + 3
+	repErrTLSReqd          = repErr + 5
+	repErrUnknown          = repErr + 6
+	repErrShutdown         = repErr + 7
+	repErrExtHeader        = repErr + 10
 )
 
 // NBD_INFO_*, the kinds of NBD_REP_INFO.
@@ -96,15 +96,24 @@ const (
 	tfCanMultiConn uint16 = 1 << 8
 	tfCache        uint16 = 1 << 10
 	tfFastZero     uint16 = 1 << 11
+	tfStatusFilter uint16 = 1 << 12 // NBD_FLAG_BLOCK_STATUS_PAYLOAD
 )
 
-// "Request message".
+// "Request message": the compact one, and the one of extended headers. A WRITE's payload
+// follows; with extended headers, that of any request with PAYLOAD_LEN, whose length is
+// then the payload's. A BLOCK_STATUS's says what the request is about.
 //
 //	request         28 bytes: 0 magic (4) | 4 flags (2) | 6 type (2) | 8 cookie (8) | 16 offset (8) | 24 length (4)
+//	extended        32 bytes: 0 magic (4) | 4 flags (2) | 6 type (2) | 8 cookie (8) | 16 offset (8) | 24 length (8)
+//	BLOCK_STATUS     payload: 0 effect length (8) | 8 contexts (4 each)
 const (
-	magicRequest uint32 = 0x25609513
+	magicRequest         uint32 = 0x25609513
+	magicExtendedRequest uint32 = 0x21e41c71
 
-	requestHeaderSize = 28
+	requestHeaderSize    = 28
+	extendedRequestSize  = 32
+	statusQueryHead      = 8
+	statusQueryContextID = 4
 )
 
 // "Request types".
@@ -126,18 +135,23 @@ const (
 	cfDF       uint16 = 1 << 2
 	cfReqOne   uint16 = 1 << 3
 	cfFastZero uint16 = 1 << 4
+	cfPayload  uint16 = 1 << 5 // NBD_CMD_FLAG_PAYLOAD_LEN
 )
 
-// "Simple reply message" and "Structured reply chunk message".
+// "Simple reply message", "Structured reply chunk message" and "Extended reply chunk
+// message". The last one's offset is the request's.
 //
 //	simple reply    16 bytes: 0 magic (4) | 4 error (4) | 8 cookie (8), then a READ's data
 //	chunk           20 bytes: 0 magic (4) | 4 flags (2) | 6 type (2) | 8 cookie (8) | 16 length (4), then the payload
+//	extended chunk  32 bytes: 0 magic (4) | 4 flags (2) | 6 type (2) | 8 cookie (8) | 16 offset (8) | 24 length (8), then the payload
 const (
-	magicSimpleReply uint32 = 0x67446698
-	magicChunk       uint32 = 0x668e33ef
+	magicSimpleReply   uint32 = 0x67446698
+	magicChunk         uint32 = 0x668e33ef
+	magicExtendedChunk uint32 = 0x6e8a278c
 
-	simpleReplySize = 16
-	chunkHeaderSize = 20
+	simpleReplySize   = 16
+	chunkHeaderSize   = 20
+	extendedChunkSize = 32
 
 	chunkDone uint16 = 1 << 0
 )
@@ -148,28 +162,24 @@ const (
 //	OFFSET_DATA       0 offset (8) | 8 data
 //	OFFSET_HOLE       0 offset (8) | 8 length (4)
 //	BLOCK_STATUS      0 context (4) | 4 extents of 8 bytes each: 0 length (4) | 4 flags (4)
+//	BLOCK_STATUS_EXT  0 context (4) | 4 number of extents (4) | 8 extents of 16 bytes each: 0 length (8) | 8 flags (8)
 //	ERROR             0 error (4) | 4 length of message (2) | 6 message
 const (
-	chunkNone        uint16 = 0
-	chunkOffsetData  uint16 = 1
-	chunkOffsetHole  uint16 = 2
-	chunkBlockStatus uint16 = 5
-	chunkError       uint16 = 1<<15 + 1
+	chunkNone           uint16 = 0
+	chunkOffsetData     uint16 = 1
+	chunkOffsetHole     uint16 = 2
+	chunkBlockStatus    uint16 = 5
+	chunkBlockStatusExt uint16 = 6
+	chunkError          uint16 = 1<<15 + 1
 
-	dataChunkHead  = chunkHeaderSize + 8
-	holeChunkSize  = chunkHeaderSize + 8 + 4
-	statusHead     = chunkHeaderSize + 4
-	statusExtent   = 8
-	errorChunkHead = chunkHeaderSize + 4 + 2
-)
-
-// "Metadata querying": the one context there is so far.
-const (
-	contextNamespaceBase         = "base:"
-	contextBaseAllocation        = "base:allocation"
-	baseAllocationID      uint32 = 1
-	stateHole             uint32 = 1 << 0
-	stateZero             uint32 = 1 << 1
+	dataHead          = 8     // of OFFSET_DATA's payload
+	holePayload       = 8 + 4 // OFFSET_HOLE's payload
+	statusHead        = 4
+	statusExtent      = 8
+	statusHeadExt     = 8
+	statusExtentExt   = 16
+	maxChunkOfAHole   = extendedChunkSize + holePayload
+	maxStatusChunkTop = extendedChunkSize + statusHeadExt
 )
 
 // Limits that are ours; what goes beyond them is refused before anything is allocated.
@@ -184,25 +194,3 @@ const (
 	defaultMaxBlock    = 32 << 20
 	maxMaxBlock        = 1 << 30
 )
-
-// request is a decoded request header.
-type request struct {
-	flags  uint16
-	cmd    uint16
-	cookie uint64
-	offset uint64
-	length uint32
-}
-
-// decodeRequest decodes a header of requestHeaderSize bytes. It reports false when the
-// magic is wrong: the stream is out of step and nothing that follows can be believed.
-func decodeRequest(b []byte) (request, bool) {
-	_ = b[requestHeaderSize-1]
-	return request{
-		flags:  binary.BigEndian.Uint16(b[4:]),
-		cmd:    binary.BigEndian.Uint16(b[6:]),
-		cookie: binary.BigEndian.Uint64(b[8:]),
-		offset: binary.BigEndian.Uint64(b[16:]),
-		length: binary.BigEndian.Uint32(b[24:]),
-	}, binary.BigEndian.Uint32(b) == magicRequest
-}

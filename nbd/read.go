@@ -35,13 +35,13 @@ type piece struct {
 
 // readInPlace answers a READ of at most inPlaceBytes if the Device has the data in memory.
 func (c *conn) readInPlace(req *request) bool {
-	n := int(req.length)
+	n := int(req.length) // at most MaxBlock
 	if c.export.cached == nil || n > inPlaceBytes {
 		return false
 	}
 	start, head := len(c.replies), simpleReplySize
-	if c.structured {
-		head = dataChunkHead
+	if c.style.chunked() {
+		head = c.style.chunkSize() + dataHead
 	}
 	c.replies = slices.Grow(c.replies, head+n)
 	data := c.replies[start+head : start+head+n]
@@ -49,12 +49,12 @@ func (c *conn) readInPlace(req *request) bool {
 		return false
 	}
 	switch {
-	case !c.structured:
+	case !c.style.chunked():
 		c.replies = appendSimple(c.replies, req.cookie, 0)[:start+head+n]
 	case req.flags&cfDF == 0 && allZero(data):
-		c.replies = appendHole(c.replies, chunkDone, req.cookie, int64(req.offset), n)
+		c.replies = c.style.appendHole(c.replies, chunkDone, req.asked, int64(req.offset), n)
 	default:
-		c.replies = appendData(c.replies, chunkDone, req.cookie, int64(req.offset), n)[:start+head+n]
+		c.replies = c.style.appendData(c.replies, chunkDone, req.asked, int64(req.offset), n)[:start+head+n]
 	}
 	c.countRead(n)
 	c.reads++
@@ -86,7 +86,7 @@ func allZero(p []byte) bool {
 func (o *op) read() {
 	c, req := o.c, &o.req
 	o.pieces = append(o.pieces[:0], piece{int64(req.offset), int64(req.length), false})
-	if c.structured && req.flags&cfDF == 0 {
+	if c.style.chunked() && req.flags&cfDF == 0 {
 		if err := o.findHoles(); err != nil {
 			o.finish(err)
 			return
@@ -115,13 +115,14 @@ func (o *op) at(p piece) []byte {
 
 // assemble makes o.parts of the pieces, with their headers.
 func (o *op) assemble() {
-	if !o.c.structured {
+	s := o.c.style
+	if !s.chunked() {
 		o.heads = appendSimple(o.heads[:0], o.req.cookie, 0)
 		o.parts = append(o.parts[:0], o.heads, o.buf.mem[:o.req.length])
 		return
 	}
 	// The headers must not move while parts point at them.
-	o.heads = slices.Grow(o.heads[:0], len(o.pieces)*(chunkHeaderSize+12))
+	o.heads = slices.Grow(o.heads[:0], len(o.pieces)*maxChunkOfAHole)
 	o.parts = o.parts[:0]
 	for i, p := range o.pieces {
 		flags, from := uint16(0), len(o.heads)
@@ -129,11 +130,11 @@ func (o *op) assemble() {
 			flags = chunkDone
 		}
 		if p.zero {
-			o.heads = appendHole(o.heads, flags, o.req.cookie, p.offset, int(p.n))
+			o.heads = s.appendHole(o.heads, flags, o.req.asked, p.offset, int(p.n))
 			o.parts = append(o.parts, o.heads[from:])
 			continue
 		}
-		o.heads = appendData(o.heads, flags, o.req.cookie, p.offset, int(p.n))
+		o.heads = s.appendData(o.heads, flags, o.req.asked, p.offset, int(p.n))
 		o.parts = append(o.parts, o.heads[from:], o.at(p))
 	}
 }

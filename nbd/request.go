@@ -20,19 +20,25 @@ type refusal struct {
 
 // flagsFor is the set of command flags that each command may carry. FUA is fine on all of
 // them (proto.md, "Command flags").
-func flagsFor(cmd uint16, structured bool) (flags uint16, known bool) {
+func flagsFor(cmd uint16, s style) (flags uint16, known bool) {
+	payload := uint16(0)
+	if s == extended {
+		payload = cfPayload
+	}
 	switch cmd {
 	case cmdRead:
-		if structured {
+		if s.chunked() {
 			return cfFUA | cfDF, true
 		}
 		return cfFUA, true
-	case cmdWrite, cmdFlush, cmdTrim, cmdCache:
+	case cmdWrite:
+		return cfFUA | payload, true
+	case cmdFlush, cmdTrim, cmdCache:
 		return cfFUA, true
 	case cmdWriteZeroes:
 		return cfFUA | cfNoHole | cfFastZero, true
 	case cmdBlockStatus:
-		return cfFUA | cfReqOne, true
+		return cfFUA | cfReqOne | payload, true
 	}
 	return 0, false
 }
@@ -44,7 +50,7 @@ func changes(cmd uint16) bool {
 
 // check asks the questions above. DISC is not asked: it has no reply.
 func (c *conn) check(r *request) (no refusal) {
-	allowed, known := flagsFor(r.cmd, c.structured)
+	allowed, known := flagsFor(r.cmd, c.style)
 	switch {
 	case !known:
 		return refusal{EINVAL, fmt.Sprintf("unknown command %d", r.cmd)}
@@ -55,22 +61,28 @@ func (c *conn) check(r *request) (no refusal) {
 			return refusal{EINVAL, "a flush covers the whole disk and takes no range"}
 		}
 		return refusal{}
-	case r.cmd == cmdBlockStatus && (!c.baseAllocation || r.length == 0):
+	case r.cmd == cmdBlockStatus && (c.contexts == 0 || r.length == 0):
 		return refusal{EINVAL, "block status needs a negotiated meta context and a length"}
 	}
 
 	x := c.export
+	if r.cmd == cmdWrite && r.payload != r.length {
+		return refusal{EINVAL, "a write with extended headers needs the flag that says how long its payload is"}
+	}
+	if r.cmd == cmdBlockStatus && r.payload > 0 {
+		return refusal{} // its range is in the payload, and checked when that was read
+	}
 	if changes(r.cmd) && x.ReadOnly {
 		return refusal{EPERM, "the export is read-only"}
 	}
-	if (r.cmd == cmdRead || r.cmd == cmdWrite) && r.length > x.MaxBlock {
+	if (r.cmd == cmdRead || r.cmd == cmdWrite) && r.length > uint64(x.MaxBlock) {
 		return refusal{EINVAL, fmt.Sprintf("%d bytes in one request, at most %d are allowed", r.length, x.MaxBlock)}
 	}
-	if mask := uint64(x.MinBlock) - 1; (r.offset|uint64(r.length))&mask != 0 {
+	if mask := uint64(x.MinBlock) - 1; (r.offset|r.length)&mask != 0 {
 		return refusal{EINVAL, fmt.Sprintf("not aligned to the minimum block of %d bytes", x.MinBlock)}
 	}
 	// Neither side of the comparison can overflow: size is an int64, never negative.
-	if size := uint64(c.size); r.offset > size || uint64(r.length) > size-r.offset {
+	if size := uint64(c.size); r.offset > size || r.length > size-r.offset {
 		errno := EINVAL
 		if r.cmd == cmdWrite || r.cmd == cmdWriteZeroes {
 			errno = ENOSPC

@@ -60,6 +60,7 @@ func TestBlockStatus(t *testing.T) {
 
 // A reply holds a bounded number of extents; the client asks on from its end.
 func TestBlockStatusIsBounded(t *testing.T) {
+	const maxStatusExtents = statusContextBytes / statusExtent
 	const pages = 3 * maxStatusExtents
 	d := newMemDisk(pages * memPage)
 	stripes(d, pages)

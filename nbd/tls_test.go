@@ -56,7 +56,7 @@ func (p pki) client(t testing.TB, dir string) *tls.Config {
 func (c *client) secure(config *tls.Config) {
 	c.t.Helper()
 	c.mustAck(c.option(optStartTLS, nil))
-	c.structured = false // forgotten
+	c.structured, c.extended = false, false // forgotten
 	secure := tls.Client(c.nc, config)
 	_ = c.nc.SetDeadline(time.Now().Add(patience))
 	if err := secure.Handshake(); err != nil {
@@ -163,6 +163,7 @@ func TestTLSForgets(t *testing.T) {
 	c.mustAck(c.option(optStructuredReply, nil))
 	c.mustAck(c.option(optSetMetaContext, metaQuery("open", "base:allocation")))
 	c.mustAck(c.option(optInfo, infoRequest("open")))
+	c.mustAck(c.option(optExtendedHeaders, nil))
 	c.secure(p.client(t, p.dir))
 	if got := describe(c.option(optSetMetaContext, metaQuery("open", "base:allocation"))); got != "ERR_INVALID" {
 		t.Errorf("contexts without structured replies inside TLS: %s", got)

@@ -90,19 +90,26 @@ func (c *conn) serveReceived() error {
 	if c.endsInDisconnect() {
 		c.disconnecting.Store(true) // now: what lies before it may have to wait long
 	}
-	for c.to-c.from >= requestHeaderSize {
-		req, ok := decodeRequest(c.input[c.from:c.to])
+	head := c.style.requestSize()
+	for c.to-c.from >= head {
+		req, ok := c.style.decode(c.input[c.from:c.to])
 		if !ok {
-			return protocolError(fmt.Sprintf("request magic is %#x, want %#x", c.input[c.from:c.from+4], magicRequest))
+			return protocolError(fmt.Sprintf("request magic is %#x", c.input[c.from:c.from+4]))
 		}
-		if req.cmd == cmdWrite {
-			whole, err := c.acceptWrite(&req)
+		if req.cmd == cmdWrite || req.payload > 0 && req.cmd != cmdDisc {
+			var whole bool
+			var err error
+			if req.cmd == cmdWrite {
+				whole, err = c.acceptWrite(&req)
+			} else {
+				whole, err = c.acceptPayload(&req)
+			}
 			if err != nil || !whole {
 				return err
 			}
 			continue
 		}
-		c.from += requestHeaderSize
+		c.from += head
 		c.runBatch()
 		c.count.requests.Add(1)
 		if req.cmd == cmdDisc {
@@ -123,23 +130,21 @@ func (c *conn) serveReceived() error {
 // endsInDisconnect reports whether the last request in the buffer is DISC. A payload may
 // look like one, so when the last bytes do, the requests before them are walked.
 func (c *conn) endsInDisconnect() bool {
-	last := c.to - requestHeaderSize
+	head := c.style.requestSize()
+	last := c.to - head
 	if last < c.from {
 		return false
 	}
-	if req, ok := decodeRequest(c.input[last:c.to]); !ok || req.cmd != cmdDisc {
+	if req, ok := c.style.decode(c.input[last:c.to]); !ok || req.cmd != cmdDisc {
 		return false
 	}
 	at := c.from
 	for at < last {
-		req, ok := decodeRequest(c.input[at:c.to])
-		if !ok || req.cmd == cmdDisc {
+		req, ok := c.style.decode(c.input[at:c.to])
+		if !ok || req.cmd == cmdDisc || req.payload > inputBytes {
 			return false
 		}
-		at += requestHeaderSize
-		if req.cmd == cmdWrite {
-			at += int(req.length)
-		}
+		at += head + int(req.payload)
 	}
 	return at == last
 }
@@ -172,9 +177,12 @@ func (c *conn) perform(req *request) error {
 			return c.perhapsWait(req, int(req.length))
 		}
 	case cmdBlockStatus:
-		return c.perhapsWait(req, statusReplyBytes)
+		if req.contexts == 0 {
+			req.contexts = c.contexts
+		}
+		return c.perhapsWait(req, statusReplyBytes(req.contexts))
 	case cmdCache:
-		return c.perhapsWait(req, min(int(req.length), cacheBytes))
+		return c.perhapsWait(req, int(min(req.length, cacheBytes)))
 	}
 	return nil
 }
@@ -195,12 +203,12 @@ func (c *conn) perhapsWait(req *request, n int) error {
 func (c *conn) flush(req *request) {
 	if c.export.ReadOnly {
 		c.count.flushes.Add(1)
-		c.replies = appendSimple(c.replies, req.cookie, 0)
+		c.replies = c.style.appendSuccess(c.replies, req.asked)
 		c.answered(cmdFlush, c.received, 1)
 		return
 	}
 	c.flight.awaitFlush()
-	c.export.flushes.add(c, req.cookie, cmdFlush, c.received)
+	c.export.flushes.add(c, req.asked, cmdFlush, c.received)
 }
 
 // changedInPlace replies to a change that the reader made and that ended with err; with FUA
@@ -210,11 +218,11 @@ func (c *conn) changedInPlace(req *request, err error) {
 		c.count.writes.Add(1)
 		if req.flags&cfFUA != 0 {
 			c.flight.awaitFlush()
-			c.export.flushes.add(c, req.cookie, req.cmd, c.received)
+			c.export.flushes.add(c, req.asked, req.cmd, c.received)
 			return
 		}
 	}
-	c.replies = c.appendResult(c.replies, req.cookie, err)
+	c.replies = c.appendResult(c.replies, req.asked, err)
 	c.answered(req.cmd, c.received, 1)
 }
 
@@ -230,16 +238,16 @@ func (c *conn) refusalFor(req *request) refusal {
 // refuse replies that req is not performed.
 func (c *conn) refuse(req *request, no refusal) {
 	c.count.failed.Add(1)
-	c.replies = appendFailure(c.replies, c.structured, req.cookie, no.errno, no.text)
+	c.replies = c.style.appendFailure(c.replies, req.asked, no.errno, no.text)
 }
 
 // succeedEmpty replies to a request of no length.
 func (c *conn) succeedEmpty(req *request) {
-	if c.structured && req.cmd == cmdRead {
-		c.replies = appendNone(c.replies, req.cookie)
+	if c.style.chunked() && req.cmd == cmdRead {
+		c.replies = c.style.appendNone(c.replies, req.asked)
 		return
 	}
-	c.replies = appendSimple(c.replies, req.cookie, 0)
+	c.replies = c.style.appendSuccess(c.replies, req.asked)
 }
 
 // sendCollected hands the collected replies to the outbox. Even when there are none it
@@ -258,7 +266,7 @@ func (c *conn) receiveMore() error {
 	if c.from == c.to {
 		c.from, c.to = 0, 0
 	}
-	if len(c.input)-c.from < requestHeaderSize+inPlaceBytes {
+	if len(c.input)-c.from < extendedRequestSize+inPlaceBytes {
 		c.to = copy(c.input, c.input[c.from:c.to])
 		c.from = 0
 	}

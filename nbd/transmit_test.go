@@ -9,10 +9,11 @@ import (
 	"testing"
 )
 
-// bothKinds runs f with simple and with structured replies.
+// bothKinds runs f with simple and with structured replies, and with extended headers.
 func bothKinds(t *testing.T, f func(t *testing.T, attach func(t testing.TB, path string) *client)) {
 	t.Run("simple", func(t *testing.T) { f(t, attach) })
 	t.Run("structured", func(t *testing.T) { f(t, attachStructured) })
+	t.Run("extended", func(t *testing.T) { f(t, attachExtended) })
 }
 
 const testDisk = 1<<20 + 100 // not a multiple of anything
@@ -41,7 +42,7 @@ func TestErrors(t *testing.T) {
 		{name: "read too much", cmd: cmdRead, length: 32<<20 + 1, want: EINVAL},
 		{name: "read with no-hole", cmd: cmdRead, flags: cfNoHole, length: 1, want: EINVAL},
 		{name: "read with an unknown flag", cmd: cmdRead, flags: 1 << 15, length: 1, want: EINVAL},
-		{name: "read with payload-len", cmd: cmdRead, flags: 1 << 5, length: 1, want: EINVAL},
+		{name: "read with payload-len", cmd: cmdRead, flags: cfPayload, length: 1, want: EINVAL},
 
 		{name: "write to the last byte", cmd: cmdWrite, offset: size - 3, payload: data(3)},
 		{name: "write past the end", cmd: cmdWrite, offset: size - 2, payload: data(3), want: ENOSPC},
@@ -88,7 +89,11 @@ func TestErrors(t *testing.T) {
 			t.Run(tt.name, func(t *testing.T) {
 				path := startServer(t, &Server{Exports: []Export{{Device: newMemDisk(size), ReadOnly: tt.readOnly}}})
 				c := attach(t, path)
-				r := c.do(tt.cmd, tt.flags, tt.offset, tt.length, tt.payload)
+				payload := tt.payload
+				if c.extended && tt.flags&cfPayload != 0 {
+					payload = make([]byte, tt.length) // the flag says that it follows
+				}
+				r := c.do(tt.cmd, tt.flags, tt.offset, tt.length, payload)
 				if r.errno != tt.want {
 					t.Errorf("got %v (%s), want %v", r.errno, r.text, tt.want)
 				}
