@@ -72,14 +72,20 @@ func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64))
 	goal := d.log.Stats().Head
 	d.appendMu.Unlock()
 	start := d.log.Stats().Tail
+	step := d.batchBytes
+	if d.closing.Load() {
+		step = d.opened.SegmentBytes
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("checkpoint: %d bytes of log left: %w", goal-d.log.Stats().Tail, err)
 		}
-		moved, err := d.checkpointBatch(d.stepBytes())
+		began := time.Now()
+		moved, err := d.checkpointBatch(step)
 		if err != nil {
 			return err
 		}
+		step = d.nextStep(step, time.Since(began))
 		tail := d.log.Stats().Tail
 		if progress != nil {
 			progress(min(tail, goal)-start, goal-start)
@@ -90,13 +96,22 @@ func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64))
 	}
 }
 
-// stepBytes is the size of a batch: small once the disk is closing, so that a limit of time is
-// kept whatever the backing's speed.
-func (d *Disk) stepBytes() int64 {
-	if d.closing.Load() {
-		return d.opened.SegmentBytes
+// closeStepTime is how long a batch should take once the disk is closing, so that a limit of
+// time is kept whatever the backing's speed.
+const closeStepTime = 250 * time.Millisecond
+
+// nextStep is the size of the batch after one of step bytes that took so long. When the disk
+// is closing they begin small, and grow as the backing allows: each one has its flushes.
+func (d *Disk) nextStep(step int64, took time.Duration) int64 {
+	switch {
+	case !d.closing.Load():
+		return d.batchBytes
+	case took < closeStepTime/2:
+		return min(2*step, d.batchBytes)
+	case took > closeStepTime:
+		return max(step/2, d.opened.SegmentBytes)
 	}
-	return d.batchBytes
+	return step
 }
 
 // checkpointBatch moves the tail by about most bytes; moved is false when all is home. An
