@@ -74,6 +74,7 @@ const (
 	reasonProtocol     = "protocol error"
 	reasonTLS          = "TLS handshake failed"
 	reasonFailed       = "connection failed"
+	reasonRemoved      = "export was removed"
 	reasonStopping     = "server is stopping"
 	reasonNotReading   = "client does not read its replies while others wait for memory"
 	reasonNotSending   = "client does not send its payload while others wait for memory"
@@ -117,7 +118,7 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 func (c *conn) serve() {
 	err := c.negotiate()
 	if err == nil {
-		c.attached.Store(c.export)
+		c.server.attach(c)
 		c.server.event(Event{Kind: ConnAttached, Conn: c.id, Remote: c.remote, Export: c.export.Name, Client: c.clientName()})
 		err = c.transmit()
 	}
@@ -166,6 +167,8 @@ func (c *conn) explain(err error) (reason string, cause error) {
 		return reasonDisconnected, nil
 	case errors.Is(err, errAborted):
 		return reasonAborted, nil
+	case errors.Is(err, errStopped) && c.export.removed.Load() && !c.server.isClosing():
+		return reasonRemoved, nil
 	case errors.Is(err, errStopped), c.stopping.Load() && c.export == nil:
 		return reasonStopping, nil
 	case errors.As(err, &breach):

@@ -38,6 +38,9 @@ type export struct {
 	changes atomic.Uint64 // changes admitted so far (alive.go)
 	flushes flusher
 	workers workers
+
+	removed atomic.Bool // RemoveExport was called
+	holders int         // connections and options that use it; guarded by Server.mu
 }
 
 // newExport checks x, fills in its defaults and gives it its workers.

@@ -167,3 +167,11 @@ func (d *memDisk) content(off, n int) []byte {
 	defer d.mu.Unlock()
 	return append([]byte(nil), d.data[off:off+n]...)
 }
+
+// growingDisk is a memDisk whose size changes.
+type growingDisk struct {
+	*memDisk
+	size atomic.Int64
+}
+
+func (d *growingDisk) Size() (int64, error) { return d.size.Load(), nil }

@@ -94,6 +94,7 @@ func (c *conn) metaContext(a *answers, data []byte) {
 	if x == nil {
 		return
 	}
+	defer c.server.letGo(x)
 	selected := selectContexts(queries, set)
 	for i, context := range metaContexts {
 		if !selected.has(i) {

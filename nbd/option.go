@@ -18,7 +18,6 @@ func (c *conn) answerOption(option uint32, data []byte) error {
 		return err
 	}
 	a := &answers{option: option}
-	var chosen *export
 	var end error
 	upgrade := false
 	switch option {
@@ -32,7 +31,7 @@ func (c *conn) answerOption(option uint32, data []byte) error {
 	case optInfo:
 		c.info(a, data)
 	case optGo:
-		chosen = c.info(a, data)
+		c.info(a, data)
 	case optStructuredReply:
 		c.structuredReply(a, data)
 	case optExtendedHeaders:
@@ -41,9 +40,6 @@ func (c *conn) answerOption(option uint32, data []byte) error {
 		c.metaContext(a, data)
 	default:
 		a.refuse(repErrUnsup, "option %d is not supported", option)
-	}
-	if chosen != nil {
-		c.attach(chosen)
 	}
 	if _, err := c.stream.Write(a.out); err != nil && end == nil {
 		return err // a client that aborts need not wait for the answer
@@ -65,19 +61,20 @@ func (c *conn) exportName(name string) error {
 	if c.agreed.style == extended {
 		return protocolError("export " + clip(name) + " asked for by EXPORT_NAME, which extended headers exclude")
 	}
-	x := c.server.find(name)
+	x := c.server.hold(name)
 	if x == nil {
 		return protocolError("unknown export " + clip(name))
 	}
 	if kind, reason := c.mayUse(x); kind != 0 {
+		c.server.letGo(x)
 		return protocolError(reason)
 	}
 	size, err := x.sizeNow()
 	if err != nil {
+		c.server.letGo(x)
 		return err
 	}
-	c.size = size
-	c.attach(x)
+	c.attach(x, size)
 	b := make([]byte, 0, exportNameReply+exportNameZeroes)
 	b = binary.BigEndian.AppendUint64(b, uint64(size))
 	b = binary.BigEndian.AppendUint16(b, x.transmissionFlags(&c.agreed))
@@ -88,9 +85,9 @@ func (c *conn) exportName(name string) error {
 	return err
 }
 
-// attach chooses x.
-func (c *conn) attach(x *export) {
-	c.export = x
+// attach chooses x, which the caller holds; the connection holds it from here on.
+func (c *conn) attach(x *export, size int64) {
+	c.export, c.size = x, size
 	c.style = c.agreed.style
 	if c.agreed.metaExport == x {
 		c.contexts = c.agreed.contexts
@@ -104,7 +101,7 @@ func (c *conn) list(a *answers, data []byte) {
 		a.refuse(repErrInvalid, "a list request has no data, this one has %d bytes", len(data))
 		return
 	}
-	for _, x := range c.server.exports {
+	for _, x := range c.server.list() {
 		if kind, _ := c.mayUse(x); kind != 0 {
 			continue
 		}
@@ -139,30 +136,38 @@ func (c *conn) extendedHeaders(a *answers, data []byte) {
 	a.add(repAck, nil)
 }
 
-// info is NBD_OPT_INFO and the questions of NBD_OPT_GO. It returns the export if the answer
-// was yes, and then c.size is its size.
+// info is NBD_OPT_INFO, and NBD_OPT_GO, which chooses the export if the answer is yes.
 //
 //	data: 0 length of name (4) | 4 name | count (2) | count kinds of information (2 each)
-func (c *conn) info(a *answers, data []byte) *export {
+func (c *conn) info(a *answers, data []byte) {
 	f := fields{rest: data}
 	name := f.text()
 	count := f.uint16()
 	if f.bad || len(f.rest) != 2*int(count) {
 		a.refuse(repErrInvalid, "the lengths inside the option do not add up to its %d bytes", len(data))
-		return nil
+		return
 	}
 	x := c.ask(a, name)
 	if x == nil {
-		return nil
+		return
 	}
+	if size, ok := c.describe(a, x, &f, count); ok && a.option == optGo {
+		c.attach(x, size)
+		return
+	}
+	c.server.letGo(x)
+}
+
+// describe adds what there is to know of x, and of that what the client asks for.
+func (c *conn) describe(a *answers, x *export, f *fields, count uint16) (size int64, ok bool) {
 	var kinds []uint16
 	for range count {
 		kinds = append(kinds, f.uint16())
 	}
 	size, err := x.sizeNow()
 	if err != nil {
-		a.refuse(repErrUnknown, "export %q is not available: %v", name, err)
-		return nil
+		a.refuse(repErrUnknown, "export %q is not available: %v", x.Name, err)
+		return 0, false
 	}
 
 	b := binary.BigEndian.AppendUint16(nil, infoExport)
@@ -179,11 +184,10 @@ func (c *conn) info(a *answers, data []byte) *export {
 	b = binary.BigEndian.AppendUint32(b, x.PreferredBlock)
 	a.add(repInfo, binary.BigEndian.AppendUint32(b, x.MaxBlock))
 	a.add(repAck, nil)
-	c.size = size
-	return x
+	return size, true
 }
 
-// ask finds the export that the client names, or refuses.
+// ask finds the export that the client names, or refuses. The caller holds it then.
 func (c *conn) ask(a *answers, name string) *export {
 	if err := validName(name); err != nil {
 		a.refuse(repErrInvalid, "export name %v", err)
@@ -193,12 +197,13 @@ func (c *conn) ask(a *answers, name string) *export {
 		a.refuse(repErrShutdown, "the server is shutting down")
 		return nil
 	}
-	x := c.server.find(name)
+	x := c.server.hold(name)
 	if x == nil {
 		a.refuse(repErrUnknown, "there is no export %q", name)
 		return nil
 	}
 	if kind, reason := c.mayUse(x); kind != 0 {
+		c.server.letGo(x)
 		a.refuse(kind, "%s", reason)
 		return nil
 	}

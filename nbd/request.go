@@ -81,13 +81,30 @@ func (c *conn) check(r *request) (no refusal) {
 	if mask := uint64(x.MinBlock) - 1; (r.offset|r.length)&mask != 0 {
 		return refusal{EINVAL, fmt.Sprintf("not aligned to the minimum block of %d bytes", x.MinBlock)}
 	}
-	// Neither side of the comparison can overflow: size is an int64, never negative.
-	if size := uint64(c.size); r.offset > size || r.length > size-r.offset {
+	if !c.reaches(r) && !c.hasGrown(r) {
 		errno := EINVAL
 		if r.cmd == cmdWrite || r.cmd == cmdWriteZeroes {
 			errno = ENOSPC
 		}
-		return refusal{errno, fmt.Sprintf("offset %d length %d is beyond the end of the disk at %d", r.offset, r.length, size)}
+		return refusal{errno, fmt.Sprintf("offset %d length %d is beyond the end of the disk at %d", r.offset, r.length, c.size)}
 	}
 	return refusal{}
+}
+
+// reaches reports whether the disk reaches to the end of r. Neither side of the comparison
+// can overflow: size is an int64, never negative.
+func (c *conn) reaches(r *request) bool {
+	size := uint64(c.size)
+	return r.offset <= size && r.length <= size-r.offset
+}
+
+// hasGrown is reaches after a look at the disk's size of now. A disk may grow while it is
+// served; the protocol has no word for it, but clients have other ways to learn of it.
+func (c *conn) hasGrown(r *request) bool {
+	size, err := c.export.sizeNow()
+	if err != nil || size <= c.size {
+		return false
+	}
+	c.size = size
+	return c.reaches(r)
 }

@@ -16,7 +16,8 @@ var ErrServerClosed = errors.New("nbd: server closed")
 // Server serves exports on any number of listeners. Set the exported fields, then call
 // Serve; they must not change afterwards.
 type Server struct {
-	// Exports are the disks. The first one is also the default export (the empty name).
+	// Exports are the disks to begin with. The first one is also the default export (the
+	// empty name). AddExport and RemoveExport change them later.
 	Exports []Export
 	// TLS says which clients need TLS; TLSConfig then holds the certificates and says whether
 	// clients must show one of theirs.
@@ -40,19 +41,20 @@ type Server struct {
 	OnEvent func(Event)
 
 	start   sync.Once
-	invalid error     // why the options can't be served; set by start
-	exports []*export // set by start
-	buffers buffers   // set up by start
+	invalid error   // why the options can't be served; set by start
+	largest int     // MaxBlock of those that start has found; set by start
+	buffers buffers // set up by start
 	ops     opCache
 	count   counters // of the connections that ended without an export, and of accepting
 
 	mu        sync.Mutex
+	exports   []*export                 // never changed in place
 	closing   bool                      // Shutdown or Close was called
 	closed    chan struct{}             // closed when closing is set
 	listeners map[net.Listener]struct{} // that Serve is accepting on
 	conns     map[*conn]struct{}        // accepted and not ended
 	lastConn  uint64                    // number of the last one
-	empty     sync.Cond                 // closing is set and conns is empty
+	empty     sync.Cond                 // conns is empty, or an export is held by nobody any more
 	retired   bool                      // the workers have been told to end
 }
 
@@ -84,28 +86,13 @@ func (s *Server) setUpExports() error {
 	if err := s.checkTLS(); err != nil {
 		return err
 	}
-	workers := s.Workers
-	if workers <= 0 {
-		workers = defaultWorkers
-	}
-	names := make(map[string]bool)
-	largest := 0
 	for _, x := range s.Exports {
-		if names[x.Name] {
-			return fmt.Errorf("nbd: two exports are called %q; give one another name", x.Name)
+		if err := s.addExportLocked(x); err != nil {
+			return err
 		}
-		names[x.Name] = true
-		e, err := newExport(x, workers)
-		if err == nil && len(x.AllowedNames) > 0 && s.TLS == TLSOff {
-			err = errors.New("names of certificates are required to use it, which needs TLS")
-		}
-		if err != nil {
-			return fmt.Errorf("nbd: export %q: %w", x.Name, err)
-		}
-		s.exports = append(s.exports, e)
-		largest = max(largest, int(e.MaxBlock))
+		s.largest = max(s.largest, int(s.exports[len(s.exports)-1].MaxBlock))
 	}
-	s.buffers.init(s.MaxBufferBytes, largest, s.closeStalled)
+	s.buffers.init(s.MaxBufferBytes, s.largest, s.closeStalled)
 	return nil
 }
 
@@ -189,6 +176,9 @@ func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	if c.export != nil {
+		s.letGoLocked(c.export)
+	}
 	if x := c.attached.Load(); x != nil {
 		x.count.add(&c.count)
 	} else {
@@ -265,19 +255,6 @@ func (s *Server) waitEmpty(ctx context.Context) error {
 	return nil
 }
 
-// find returns the export that a client calls name, or nil.
-func (s *Server) find(name string) *export {
-	if name == "" {
-		return s.exports[0]
-	}
-	for _, x := range s.exports {
-		if x.Name == name {
-			return x
-		}
-	}
-	return nil
-}
-
 // errno is the client's number for a device's error.
 func (s *Server) errno(err error) Errno {
 	number := DefaultErrno(err)
@@ -295,4 +272,11 @@ func (s *Server) event(e Event) {
 	if s.OnEvent != nil {
 		s.OnEvent(e)
 	}
+}
+
+// isClosing reports whether Shutdown or Close was called.
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
 }
