@@ -282,7 +282,7 @@ func (d *Disk) place(batch []*pending) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	if extents, _ := d.overlay.size(); extents > 0 && extents+2*len(recs) > d.maxExtents {
+	if extents, _ := d.overlay.size(); extents > 0 && int64(extents+2*len(recs)) > d.maxExtents.Load() {
 		unsealDirect(batch)
 		return wal.ErrFull // of memory: the checkpointer makes room, too
 	}

@@ -58,8 +58,9 @@ type Disk struct {
 	maxPayload int   // of one record
 	maxRequest int64 // of one request, and of one append
 	logRoom    int64 // log bytes that clients may fill
-	maxExtents int   // that Options.Memory allows the overlay
 	batchBytes int64 // of log, that one checkpoint batch frees
+
+	maxExtents atomic.Int64 // that the memory allows the overlay; SetMemory changes it
 
 	// The order.
 	queue    appendQueue

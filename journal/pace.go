@@ -73,7 +73,7 @@ func (d *Disk) fill() float64 {
 	st := d.log.Stats()
 	log := float64(st.Head-st.Tail) / float64(d.logRoom)
 	extents, _ := d.overlay.size()
-	return max(log, float64(extents)/float64(d.maxExtents))
+	return max(log, float64(extents)/float64(d.maxExtents.Load()))
 }
 
 // kickCheckpoint asks the checkpointer to look at the log.

@@ -129,11 +129,7 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 	if super.Mode != jsuper.Data && super.StateOffset == 0 {
 		return nil, fmt.Errorf("mode %s: the journal has no write-once side: %w", super.Mode, jsuper.ErrCorrupt)
 	}
-	memory := opt.Memory
-	if memory <= 0 {
-		memory = defaultMemory
-	}
-	return &Disk{
+	d := &Disk{
 		home:       disk.Region(p.Backing, 0, super.DiskBytes),
 		backing:    backing,
 		ring:       ring,
@@ -144,14 +140,24 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 		routes:     routes,
 		onPoison:   opt.OnPoison,
 		onFlush:    opt.OnFlush,
-		maxExtents: int(max(memory/2/extentBytes, walkChunk)),
 		opened:     *super,
 		gate:       newGate(),
 		super:      *super,
 		space:      newBroadcast(),
 		kick:       make(chan struct{}, 1),
 		stopped:    make(chan struct{}),
-	}, nil
+	}
+	d.SetMemory(opt.Memory)
+	return d, nil
+}
+
+// SetMemory changes Options.Memory. If there is less now than is in use, writers wait until
+// checkpoints have made room.
+func (d *Disk) SetMemory(bytes int64) {
+	if bytes <= 0 {
+		bytes = defaultMemory
+	}
+	d.maxExtents.Store(max(bytes/2/extentBytes, walkChunk))
 }
 
 // replayChunk is how many records are held at once: with 56 bytes each, under 64 MiB.

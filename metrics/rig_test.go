@@ -60,8 +60,8 @@ func newRig(t *testing.T) *rig {
 	})
 	r.source = &Source{
 		Version: "v1.2.3", Started: time.Now(), Server: &nbd.Server{},
-		Disks: []DiskSource{{Export: "d", Path: "/srv/d.img", Disk: r.disk, Flush: flush}},
 	}
+	r.source.Add(DiskSource{Export: "d", Path: "/srv/d.img", Disk: r.disk, Flush: flush})
 	return r
 }
 

@@ -3,6 +3,8 @@ package metrics
 import (
 	"encoding/hex"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"jnbd/journal"
@@ -10,12 +12,35 @@ import (
 	"jnbd/nbd"
 )
 
-// Source is where states come from. It must not change once it is in use.
+// Source is where states come from. Disks come and go by Add and Remove.
 type Source struct {
 	Version string
 	Started time.Time
 	Server  *nbd.Server
-	Disks   []DiskSource // in the order of the server's exports
+
+	mu    sync.Mutex
+	disks []DiskSource // never changed in place
+}
+
+// Add adds an export, behind those that are there.
+func (s *Source) Add(d DiskSource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disks = append(slices.Clip(s.disks), d)
+}
+
+// Remove removes an export. A state that is being made may still tell of it.
+func (s *Source) Remove(export string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disks = slices.DeleteFunc(slices.Clone(s.disks), func(d DiskSource) bool { return d.Export == export })
+}
+
+// all are the disks of now.
+func (s *Source) all() []DiskSource {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.disks
 }
 
 // DiskSource is one export of the server.
@@ -47,7 +72,7 @@ func (s *Source) State() *State {
 	for i := range all {
 		exports[all[i].Name] = &all[i]
 	}
-	for _, from := range s.Disks {
+	for _, from := range s.all() {
 		clients := exports[from.Export]
 		if clients == nil { // the server has not begun
 			clients = &nbd.ExportStats{}
@@ -60,7 +85,7 @@ func (s *Source) State() *State {
 // Poisoned is why a disk takes no changes any more, for each that does not.
 func (s *Source) Poisoned() map[string]error {
 	found := map[string]error{}
-	for _, d := range s.Disks {
+	for _, d := range s.all() {
 		if err := d.Disk.Err(); err != nil {
 			found[d.Export] = err
 		}

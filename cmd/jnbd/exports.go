@@ -19,33 +19,30 @@ import (
 
 // export is one disk being served.
 type export struct {
-	name     string // under which clients ask for it
-	readOnly bool
-	store    *store
-	disk     *journal.Disk
-	flush    *nbd.Latency // of the log
+	spec  exportSpec
+	store *store
+	disk  *journal.Disk
+	flush *nbd.Latency // of the log
 }
 
-// openExports opens and recovers every disk of the command line. After an error none is
-// left open.
-func (a *app) openExports(ctx context.Context, args []string, options serveOptions, budget memoryBudget) (exports []*export, err error) {
+// served is the export as the server wants it.
+func (e *export) served() nbd.Export {
+	return nbd.Export{
+		Name: e.spec.name, Description: e.spec.description, Device: e.disk,
+		ReadOnly: e.spec.readOnly, AllowedNames: e.spec.tlsAllow,
+	}
+}
+
+// openExports opens and recovers every disk. After an error none is left open.
+func (a *app) openExports(ctx context.Context, specs []exportSpec, budget memoryBudget) (exports []*export, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.closeExports(exports))
 			exports = nil
 		}
 	}()
-	for _, arg := range args {
-		name, diskPath := splitExport(arg)
-		for _, other := range exports {
-			if other.name == name {
-				return exports, usagef("two disks are named %q: give one another name with NAME=%s", name, diskPath)
-			}
-		}
-		if err := a.createMissing(ctx, diskPath, options); err != nil {
-			return exports, err
-		}
-		opened, err := a.openExport(name, diskPath, options, budget)
+	for _, spec := range specs {
+		opened, err := a.openExport(ctx, spec, budget)
 		if err != nil {
 			return exports, err
 		}
@@ -66,7 +63,7 @@ func splitExport(arg string) (name, diskPath string) {
 
 // createMissing makes a disk that does not exist, if --size allows it, and finishes one that
 // a create which was killed has left without a journal.
-func (a *app) createMissing(ctx context.Context, diskPath string, options serveOptions) error {
+func (a *app) createMissing(ctx context.Context, diskPath string, options *exportOptions) error {
 	if !options.create.size.given {
 		return nil
 	}
@@ -121,8 +118,13 @@ func (o *createOptions) unfinished(diskPath string) (bool, error) {
 	return f.Size() == 0 || f.Size() == o.size.bytes || f.Size() == whole, nil
 }
 
-// openExport opens and recovers one disk, and logs what recovery found.
-func (a *app) openExport(name, diskPath string, options serveOptions, budget memoryBudget) (_ *export, err error) {
+// openExport opens and recovers one disk, which it makes if it is missing and may be made,
+// and logs what recovery found.
+func (a *app) openExport(ctx context.Context, spec exportSpec, budget memoryBudget) (_ *export, err error) {
+	diskPath, options := spec.disk, &spec.exportOptions
+	if err := a.createMissing(ctx, diskPath, options); err != nil {
+		return nil, err
+	}
 	at, err := locate(diskPath, options.create.journal)
 	if err != nil {
 		return nil, err
@@ -182,7 +184,7 @@ func (a *app) openExport(name, diskPath string, options serveOptions, budget mem
 	if mode != 0 && mode != super.Mode {
 		log.Info().Str("mode", mode.String()).Str("old_mode", super.Mode.String()).Msg("mode changed")
 	}
-	return &export{name: name, readOnly: options.readOnly, store: opened, disk: engine, flush: flush}, nil
+	return &export{spec: spec, store: opened, disk: engine, flush: flush}, nil
 }
 
 // matches refuses a --size that contradicts an existing disk.
@@ -197,7 +199,7 @@ func (o *createOptions) matches(diskPath string, super *jsuper.Superblock) error
 func (a *app) newServer(exports []*export, options serveOptions, budget memoryBudget) *nbd.Server {
 	server := &nbd.Server{MaxBufferBytes: budget.buffers, Errno: errnoOf, OnEvent: a.logEvent}
 	for _, e := range exports {
-		server.Exports = append(server.Exports, nbd.Export{Name: e.name, Device: e.disk, ReadOnly: e.readOnly, AllowedNames: options.tlsAllow})
+		server.Exports = append(server.Exports, e.served())
 	}
 	return server
 }

@@ -22,7 +22,7 @@ type listenOptions struct {
 
 // given notes which flags were there: --port alone means TCP, none means the default.
 func (o *listenOptions) given(flags *pflag.FlagSet) {
-	o.tcp = flags.Changed("ipaddr") || flags.Changed("port")
+	o.tcp = o.tcp || flags.Changed("ipaddr") || flags.Changed("port")
 }
 
 // openListeners binds the sockets: those systemd passed, else those the flags name, else

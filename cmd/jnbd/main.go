@@ -78,7 +78,12 @@ Sizes take K, M, G or T, powers of 1024.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return errors.Join(cmd.Help(), usagef("no command given"))
 		},
-		PersistentPreRunE: func(_ *cobra.Command, _ []string) error { return a.startLog() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := applyEnvironment(cmd.Root().PersistentFlags()); err != nil {
+				return err
+			}
+			return a.startLog()
+		},
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"jnbd/nbd"
 )
@@ -37,25 +38,32 @@ const (
 )
 
 type serveOptions struct {
-	create         createOptions // --size, --journal-size, --journal, --mode: for disks to be made
+	exportOptions
 	listen         listenOptions
-	readOnly       bool
-	recover        string
-	commitInterval time.Duration
+	config         string
+	defaultExport  string
 	memory         sizeFlag
 	pidFile        string
 	run            string
 	exitWithParent bool
-	acceptBacking  bool
 	tls            tlsOptions
-	tlsAllow       []string // who may use the exports
 	metrics        string
 }
 
+// defaultServeOptions are the options before anybody has said anything.
+func defaultServeOptions() serveOptions {
+	return serveOptions{
+		exportOptions: exportOptions{recover: "prefix", commitInterval: 5 * time.Second},
+		listen:        listenOptions{ip: "127.0.0.1", port: nbd.DefaultPort},
+		memory:        sizeFlag{bytes: defaultMemory},
+		tls:           tlsOptions{verifyPeer: true},
+	}
+}
+
 func (a *app) serveCommand() *cobra.Command {
-	options := serveOptions{memory: sizeFlag{bytes: defaultMemory}}
+	options := defaultServeOptions()
 	cmd := &cobra.Command{
-		Use:   "serve [NAME=]DISK...",
+		Use:   "serve [NAME=]DISK... | --config FILE",
 		Short: "Serve disks over NBD",
 		Long: `Serve serves one or more disks until SIGTERM or Ctrl-C. It first recovers what a
 crash has left in the journal, then prints one line on stdout: the URI of the first disk.
@@ -64,87 +72,96 @@ crash has left in the journal, then prints one line on stdout: the URI of the fi
 The first disk is also the default export (the empty name). A disk's export name is its
 file's base name, unless NAME= says otherwise. With --size, disks that do not exist are
 made. Without a listener flag the unix socket DISK.sock is used; sockets passed by
-systemd (LISTEN_FDS) go before both.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usagef("serve: DISK is missing")
-			}
-			return nil
-		},
+systemd (LISTEN_FDS) go before both.
+
+With --config, more disks and settings come from a TOML file: these flags by their names,
+and tables [export.NAME] with disk, description and flags that are about a disk. SIGHUP
+reads the file again: exports come and go, those that stay are not disturbed. Without
+--config, SIGHUP stops the server. A setting is taken from the flag, else from the
+environment (JNBD_READ_ONLY for --read-only), else from the file.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a.logErrors = true
-			options.listen.given(cmd.Flags())
-			return a.serve(args, options)
+			v, err := newInvocation(cmd.Flags(), &options, args)
+			if err != nil {
+				return err
+			}
+			return a.serve(v)
 		},
 	}
-	flags := cmd.Flags()
-	flags.Var(&options.create.size, "size", "make disks that do not exist, of this size")
-	flags.Var(&options.create.journalSize, "journal-size", "size of a new disk's journal (default "+formatSize(defaultJournalBytes)+")")
-	flags.StringVar(&options.create.journal, "journal", "", "where the journal lies: PATH or internal (default: DISK.jnbd, else DISK's tail)")
-	flags.StringVar(&options.create.mode, "mode", "", "how writes reach their place: data, ordered or auto; changes an existing disk's mode for good (default: as it is)")
-	flags.StringVarP(&options.listen.unix, "unix", "U", "", "listen on this unix socket (default DISK.sock)")
-	flags.StringVarP(&options.listen.ip, "ipaddr", "i", "127.0.0.1", "listen on this address for TCP")
-	flags.Uint16VarP(&options.listen.port, "port", "p", 10809, "listen on this TCP port; 0 picks a free one")
-	flags.BoolVarP(&options.readOnly, "read-only", "r", false, "serve without a single write, neither by clients nor by recovery")
-	flags.StringVar(&options.recover, "recover", "prefix", "where to cut the log after a crash: prefix (the last whole request) or barrier (the last flush)")
-	flags.DurationVar(&options.commitInterval, "commit-interval", 5*time.Second, "flush the log this often when no client does; 0 for never")
-	flags.Var(&options.memory, "memory", "memory for all disks and clients together, at least "+formatSize(minMemory))
-	flags.StringVar(&options.tls.policy, "tls", "", "off, on (clients choose) or require (default: require with --tls-certificates, else off)")
-	flags.StringVar(&options.tls.certificates, "tls-certificates", "", "directory with server-cert.pem, server-key.pem and ca-cert.pem; 'jnbd tls init' makes one")
-	flags.BoolVar(&options.tls.verifyPeer, "tls-verify-peer", true, "let only clients in that show a certificate of the authority in ca-cert.pem")
-	flags.StringSliceVar(&options.tlsAllow, "tls-allow", nil, "serve only clients whose certificate is issued to this name; can be repeated")
-	flags.StringVarP(&options.pidFile, "pidfile", "P", "", "write the process id into this file when ready")
-	flags.StringVar(&options.run, "run", "", "run this shell command with $uri, $unixsocket and $nbd set, stop when it ends, and exit with its code")
-	flags.BoolVar(&options.exitWithParent, "exit-with-parent", false, "stop when the parent process ends")
-	flags.BoolVar(&options.acceptBacking, "accept-backing", false, "serve a disk even if something else has written to it since its last use")
-	flags.StringVar(&options.metrics, "metrics", "", "tell Prometheus (/metrics) and health checks (/healthz) on this address; PORT alone is of the loopback")
+	options.register(cmd.Flags())
 	return cmd
 }
 
+// register makes flags of the options. What they hold is the flags' default.
+func (o *serveOptions) register(flags *pflag.FlagSet) {
+	o.exportOptions.register(flags)
+	flags.StringVar(&o.config, "config", o.config, "read further settings and disks from this TOML file, and again at SIGHUP")
+	flags.StringVar(&o.defaultExport, "default", o.defaultExport, "the export of clients that name none (default: the first)")
+	flags.StringVarP(&o.listen.unix, "unix", "U", o.listen.unix, "listen on this unix socket (default DISK.sock)")
+	flags.StringVarP(&o.listen.ip, "ipaddr", "i", o.listen.ip, "listen on this address for TCP")
+	flags.Uint16VarP(&o.listen.port, "port", "p", o.listen.port, "listen on this TCP port; 0 picks a free one")
+	flags.Var(&o.memory, "memory", "memory for all disks and clients together, at least "+formatSize(minMemory))
+	flags.StringVar(&o.tls.policy, "tls", o.tls.policy, "off, on (clients choose) or require (default: require with --tls-certificates, else off)")
+	flags.StringVar(&o.tls.certificates, "tls-certificates", o.tls.certificates, "directory with server-cert.pem, server-key.pem and ca-cert.pem; 'jnbd tls init' makes one")
+	flags.BoolVar(&o.tls.verifyPeer, "tls-verify-peer", o.tls.verifyPeer, "let only clients in that show a certificate of the authority in ca-cert.pem")
+	flags.StringVarP(&o.pidFile, "pidfile", "P", o.pidFile, "write the process id into this file when ready")
+	flags.StringVar(&o.run, "run", o.run, "run this shell command with $uri, $unixsocket and $nbd set, stop when it ends, and exit with its code")
+	flags.BoolVar(&o.exitWithParent, "exit-with-parent", o.exitWithParent, "stop when the parent process ends")
+	flags.StringVar(&o.metrics, "metrics", o.metrics, "tell Prometheus (/metrics) and health checks (/healthz) on this address; PORT alone is of the loopback")
+}
+
 // serve is steps 1 to 6.
-func (a *app) serve(args []string, options serveOptions) (err error) {
-	if err := options.check(args); err != nil {
+func (a *app) serve(invocation *invocation) (err error) {
+	plan, err := invocation.plan()
+	if err != nil {
 		return err
 	}
-	ctx, stopSignals := catchSignals()
+	options := plan.options
+	var ctx context.Context
+	var stopSignals func()
+	var reloads <-chan os.Signal // none without a configuration file
+	if options.config == "" {
+		ctx, stopSignals = catchSignals()
+	} else {
+		ctx, reloads, stopSignals = catchReloads()
+	}
 	defer stopSignals()
 	if options.exitWithParent {
 		if err := exitWithParent(); err != nil {
 			return err
 		}
 	}
-	budget := splitMemory(options.memory.bytes, len(args))
+	budget := splitMemory(options.memory.bytes, len(plan.exports))
 	debug.SetMemoryLimit(options.memory.bytes + memoryHeadroom)
 
-	policy, tlsConfig, err := options.tls.config()
+	s := &service{app: a, options: options}
+	if s.tls, err = newLiveTLS(options.tls); err != nil {
+		return err
+	}
+	if s.exports, err = a.openExports(ctx, plan.exports, budget); err != nil {
+		return err
+	}
+	defer func() { err = alsoError(err, a.closeExports(s.exports)) }()
+	s.server = a.newServer(s.exports, options, budget)
+	s.server.TLS, s.server.TLSConfig = s.tls.policy, s.tls.config()
+	if s.watch, err = a.openWatch(options.metrics, s.server, s.exports); err != nil {
+		return err
+	}
+	defer func() { err = alsoError(err, s.watch.Close()) }()
+	listeners, passed, err := openListeners(options.listen, s.exports[0])
 	if err != nil {
 		return err
 	}
-	exports, err := a.openExports(ctx, args, options, budget)
-	if err != nil {
-		return err
-	}
-	defer func() { err = alsoError(err, a.closeExports(exports)) }()
-	server := a.newServer(exports, options, budget)
-	server.TLS, server.TLSConfig = policy, tlsConfig
-	watched, err := a.openWatch(options.metrics, server, exports)
-	if err != nil {
-		return err
-	}
-	defer func() { err = alsoError(err, watched.Close()) }()
-	listeners, passed, err := openListeners(options.listen, exports[0])
-	if err != nil {
-		return err
-	}
+	server := s.server
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { ended <- server.Serve(l) }() // ends with Shutdown below, or its own failure
 	}
 	defer func() { err = alsoError(err, a.drain(server, ended, len(listeners))) }()
 
-	uri := nbd.URI(listeners[0], exports[0].name)
-	if policy == nbd.TLSRequire {
-		uri = nbd.SecureURI(listeners[0], exports[0].name)
+	uri := nbd.URI(listeners[0], s.exports[0].spec.name)
+	if server.TLS == nbd.TLSRequire {
+		uri = nbd.SecureURI(listeners[0], s.exports[0].spec.name)
 	}
 	printed := ""
 	if !passed && options.run == "" {
@@ -163,22 +180,26 @@ func (a *app) serve(args []string, options serveOptions) (err error) {
 		}
 		defer child.stop()
 	}
-	select {
-	case <-ctx.Done():
-		a.log.Info().Str("cause", context.Cause(ctx).Error()).Msg("stopping")
-		stopSignals() // a second signal ends the process at once
-		if errors.Is(context.Cause(ctx), errInterrupted) {
-			return errInterrupted
+	for {
+		select {
+		case <-ctx.Done():
+			a.log.Info().Str("cause", context.Cause(ctx).Error()).Msg("stopping")
+			stopSignals() // a second signal ends the process at once
+			if errors.Is(context.Cause(ctx), errInterrupted) {
+				return errInterrupted
+			}
+			return nil
+		case <-reloads:
+			s.reload(ctx, invocation)
+		case code := <-child.done():
+			if code != 0 {
+				return &childError{code}
+			}
+			return nil
+		case err := <-ended:
+			ended <- err // drain counts every listener's end
+			return fmt.Errorf("listen: %w", err)
 		}
-		return nil
-	case code := <-child.done():
-		if code != 0 {
-			return &childError{code}
-		}
-		return nil
-	case err := <-ended:
-		ended <- err // drain counts every listener's end
-		return fmt.Errorf("listen: %w", err)
 	}
 }
 
@@ -192,34 +213,27 @@ func alsoError(cause, failed error) error {
 }
 
 // check refuses flags that can't be followed, before anything is touched.
-func (o *serveOptions) check(args []string) error {
-	if len(args) > 1 && o.create.journal != "" && o.create.journal != internalJournal {
-		return usagef("--journal PATH is for one disk, not for %d", len(args))
-	}
-	if o.readOnly && o.create.size.given {
-		return usagef("--read-only and --size: a disk can't be made without writing")
-	}
-	if _, err := parseMode(o.create.mode); err != nil {
+func (o *serveOptions) check() error {
+	if err := o.exportOptions.check(); err != nil {
 		return err
 	}
-	if o.readOnly && o.create.mode != "" {
-		return usagef("--read-only and --mode: the mode can't be changed without writing")
+	if _, err := o.tls.resolve(); err != nil {
+		return err
 	}
+	if o.memory.bytes < minMemory {
+		return usagef("--memory %s is too little: want at least %s", formatSize(o.memory.bytes), formatSize(minMemory))
+	}
+	return nil
+}
+
+// mayRestrict refuses to restrict an export to names that nobody can prove.
+func (o *serveOptions) mayRestrict(x *exportOptions) error {
 	policy, err := o.tls.resolve()
 	if err != nil {
 		return err
 	}
-	if len(o.tlsAllow) > 0 && (policy == nbd.TLSOff || !o.tls.verifyPeer) {
+	if len(x.tlsAllow) > 0 && (policy == nbd.TLSOff || !o.tls.verifyPeer) {
 		return usagef("--tls-allow needs --tls-certificates DIR, and clients' certificates to be verified")
-	}
-	if o.recover != "prefix" && o.recover != "barrier" {
-		return usagef("--recover %q: want prefix or barrier", o.recover)
-	}
-	if o.commitInterval < 0 {
-		return usagef("--commit-interval %s is negative", o.commitInterval)
-	}
-	if o.memory.bytes < minMemory {
-		return usagef("--memory %s is too little: want at least %s", formatSize(o.memory.bytes), formatSize(minMemory))
 	}
 	return nil
 }
@@ -228,9 +242,22 @@ func (o *serveOptions) check(args []string) error {
 // as its cause: errInterrupted for SIGINT. The returned function gives the signals their
 // usual effect back, and may be called twice.
 func catchSignals() (context.Context, func()) {
+	return catchThese(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+}
+
+// catchReloads is catchSignals for a server that reads its configuration again at SIGHUP:
+// that is delivered on the channel. Several that come during one reload are one.
+func catchReloads() (context.Context, <-chan os.Signal, func()) {
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP)
+	ctx, stop := catchThese(syscall.SIGTERM, syscall.SIGINT)
+	return ctx, reloads, stop // SIGHUP stays caught: it must not kill a server that stops
+}
+
+func catchThese(these ...os.Signal) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(signals, these...)
 	go func() { // ends with the context
 		select {
 		case s := <-signals:

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -43,17 +44,44 @@ func (o *tlsOptions) resolve() (nbd.TLSPolicy, error) {
 	return policy, nil
 }
 
-// config loads the certificates; nil without TLS.
-func (o *tlsOptions) config() (nbd.TLSPolicy, *tls.Config, error) {
-	policy, err := o.resolve()
-	if err != nil || policy == nbd.TLSOff {
-		return policy, nil, err
-	}
-	config, err := certs.ServerConfig(o.certificates, o.verifyPeer)
+// liveTLS is the TLS configuration of a server, whose certificates can be read again.
+type liveTLS struct {
+	options tlsOptions
+	policy  nbd.TLSPolicy
+	current atomic.Pointer[tls.Config]
+}
+
+// newLiveTLS loads the certificates, if there is to be TLS.
+func newLiveTLS(options tlsOptions) (*liveTLS, error) {
+	policy, err := options.resolve()
 	if err != nil {
-		return 0, nil, fmt.Errorf("--tls-certificates: %w", err)
+		return nil, err
 	}
-	return policy, config, nil
+	l := &liveTLS{options: options, policy: policy}
+	return l, l.reload()
+}
+
+// reload reads the certificates again. Connections that are open keep theirs.
+func (l *liveTLS) reload() error {
+	if l.policy == nbd.TLSOff {
+		return nil
+	}
+	config, err := certs.ServerConfig(l.options.certificates, l.options.verifyPeer)
+	if err != nil {
+		return fmt.Errorf("--tls-certificates: %w", err)
+	}
+	l.current.Store(config)
+	return nil
+}
+
+// config is what the server uses; nil without TLS.
+func (l *liveTLS) config() *tls.Config {
+	if l.policy == nbd.TLSOff {
+		return nil
+	}
+	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return l.current.Load(), nil
+	}}
 }
 
 // localURI is a URI with which a client on this host finds its certificates, too.
