@@ -130,22 +130,22 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 		return nil, fmt.Errorf("mode %s: the journal has no write-once side: %w", super.Mode, jsuper.ErrCorrupt)
 	}
 	d := &Disk{
-		home:       disk.Region(p.Backing, 0, super.DiskBytes),
-		backing:    backing,
-		ring:       ring,
-		payloads:   payloads,
-		store:      store,
-		size:       super.DiskBytes,
-		readOnly:   opt.ReadOnly,
-		routes:     routes,
-		onPoison:   opt.OnPoison,
-		onFlush:    opt.OnFlush,
-		opened:     *super,
-		gate:       newGate(),
-		super:      *super,
-		space:      newBroadcast(),
-		kick:       make(chan struct{}, 1),
-		stopped:    make(chan struct{}),
+		home:     disk.Region(p.Backing, 0, super.DiskBytes),
+		backing:  backing,
+		ring:     ring,
+		payloads: payloads,
+		store:    store,
+		size:     super.DiskBytes,
+		readOnly: opt.ReadOnly,
+		routes:   routes,
+		onPoison: opt.OnPoison,
+		onFlush:  opt.OnFlush,
+		opened:   *super,
+		gate:     newGate(),
+		super:    *super,
+		space:    newBroadcast(),
+		kick:     make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
 	}
 	d.SetMemory(opt.Memory)
 	return d, nil
