@@ -22,11 +22,10 @@ type progress struct {
 }
 
 func (a *app) newProgress(what string) *progress {
-	p := &progress{app: a, what: what, every: progressLogEvery, last: time.Now()}
 	if isTerminal(a.stderr) {
-		p.every, p.draws = progressDrawEvery, true
+		return &progress{app: a, what: what, every: progressDrawEvery, draws: true} // the first step at once
 	}
-	return p
+	return &progress{app: a, what: what, every: progressLogEvery, last: time.Now()}
 }
 
 // step has the shape that the journal's long operations call back with.
