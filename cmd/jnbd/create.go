@@ -125,12 +125,20 @@ func (a *app) create(ctx context.Context, diskPath string, options createOptions
 		return created{}, err
 	}
 	undo.add(opened.Close)
-	diskBytes, err := plan.fit(opened, &undo)
+	progress := a.newProgress("look whether the tail of " + plan.disk + " is free")
+	diskBytes, err := plan.fit(opened, &undo, func(done, total int64) error {
+		progress.step(done, total)
+		return ctx.Err()
+	})
+	progress.end()
+	if ctx.Err() != nil {
+		return created{}, fmt.Errorf("create %s: %w; nothing is left behind", diskPath, errInterrupted)
+	}
 	if err != nil {
 		return created{}, err
 	}
 
-	progress := a.newProgress("write journal")
+	progress = a.newProgress("write journal")
 	format := plan.format
 	format.DiskBytes, format.Progress = diskBytes, progress.step
 	super, err := journal.Format(interruptible(ctx, opened), format)

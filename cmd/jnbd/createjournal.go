@@ -118,7 +118,7 @@ func neverFinished(path string) (bool, error) {
 		return false, fmt.Errorf("look into %s: %w", path, err)
 	}
 	defer f.Close() // only read
-	err = requireZeros(f, 0, min(f.Size(), neverFinishedBytes))
+	err = requireZeros(f, 0, min(f.Size(), neverFinishedBytes), nil)
 	var found *nonZeroError
 	if errors.As(err, &found) {
 		return false, nil

@@ -12,7 +12,8 @@ import (
 
 // fit settles the disk's size, and makes room for an internal journal. It refuses what
 // would overwrite data or hide a part of it.
-func (plan *createPlan) fit(s *store, undo *undoList) (diskBytes int64, err error) {
+// Reading all of a large tail takes a while: step is told, and ends it with an error.
+func (plan *createPlan) fit(s *store, undo *undoList, step stepFunc) (diskBytes int64, err error) {
 	backingBytes := s.backing.Size()
 	diskBytes = plan.diskBytes
 	if plan.placement == jsuper.Beside {
@@ -52,7 +53,7 @@ func (plan *createPlan) fit(s *store, undo *undoList) (diskBytes int64, err erro
 			plan.disk, backingBytes, formatSize(journalBytes))
 	}
 	diskBytes = plan.format.DiskBytes
-	if err := requireZeros(s.backing, diskBytes, backingBytes-diskBytes); err != nil {
+	if err := requireZeros(s.backing, diskBytes, backingBytes-diskBytes, step); err != nil {
 		return 0, fmt.Errorf("disk %s: its last %s may be in use (%w): give --size of at most %d if they are free, or put the journal elsewhere with --journal PATH",
 			plan.disk, formatSize(journalBytes), err, diskBytes)
 	}
@@ -104,16 +105,24 @@ func (plan *createPlan) adoptJournalDevice(device *disk.File) error {
 		plan.format.JournalBytes = bytes
 	}
 	const label = 64 << 10 // file systems, partition tables and our superblock leave a mark here
-	if err := requireZeros(device, 0, label); err != nil {
+	if err := requireZeros(device, 0, label, nil); err != nil {
 		return fmt.Errorf("--journal %s is in use (%w): if nobody needs what it holds, wipe it with 'blkdiscard -z %s' first", plan.journal, err, plan.journal)
 	}
 	return nil
 }
 
-// requireZeros reads [off, off+n), and fails when a byte is not zero.
-func requireZeros(device disk.Device, off, n int64) error {
+// stepFunc is called now and then with how much of a long work is done. Its error ends it.
+type stepFunc func(done, total int64) error
+
+// requireZeros reads [off, off+n), and fails when a byte is not zero. step may be nil.
+func requireZeros(device disk.Device, off, n int64, step stepFunc) error {
 	buf := make([]byte, 1<<20)
 	for end := off + n; off < end; {
+		if step != nil {
+			if err := step(n-(end-off), n); err != nil {
+				return err
+			}
+		}
 		piece := buf[:min(int64(len(buf)), end-off)]
 		if _, err := device.ReadAt(piece, off); err != nil {
 			return err

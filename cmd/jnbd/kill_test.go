@@ -371,3 +371,37 @@ func TestCreateStopped(t *testing.T) {
 		})
 	}
 }
+
+// TestCreateStoppedWhileLooking: the tail of a large device takes long to read; a create that
+// does so can be stopped.
+func TestCreateStoppedWhileLooking(t *testing.T) {
+	if !mayUseLoop() {
+		t.Skip("this process may not make loop devices") // no installation gives a container that right
+	}
+	s, err := startUnready(t, newLoop(t, 1<<42), "create", "--journal-size", "64M")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", s.cmd.Process.Pid))
+		var read int64
+		if _, scanErr := fmt.Sscanf(string(text), "rchar: %d", &read); err != nil || scanErr != nil {
+			t.Fatalf("%v, %v: %q", err, scanErr, text)
+		}
+		if read > 100<<20 {
+			break
+		}
+		if time.Since(began) > startTimeout {
+			t.Fatal("create does not read the device")
+		}
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	hung := time.AfterFunc(startTimeout, func() { s.cmd.Process.Kill() })
+	defer hung.Stop()
+	s.cmd.Wait() // its exit code is looked at below
+	if code := s.cmd.ProcessState.ExitCode(); code != exitInterrupted {
+		t.Errorf("create exited with %d, want %d\n%s", code, exitInterrupted, s.stderr)
+	}
+}
