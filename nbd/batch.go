@@ -1,6 +1,9 @@
 package nbd
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // maxBatch bounds the writes of one batch, so that the reader's lists have a fixed size.
 const maxBatch = 256
@@ -13,12 +16,8 @@ type batch struct {
 	admit   func() bool
 	data    [maxBatch][]byte
 	offsets [maxBatch]int64
-	cookies [maxBatch]uint64
-	fua     [maxBatch]bool
+	reqs    [maxBatch]request
 }
-
-// asked is what the reply to write i repeats.
-func (b *batch) asked(i int) asked { return asked{b.cookies[i], uint64(b.offsets[i])} }
 
 // acceptWrite takes the WRITE whose header is at the buffer's front. It reports whether it
 // came whole; otherwise more must be received.
@@ -57,8 +56,7 @@ func (c *conn) addWrite(req *request) {
 	b, n := &c.batch, int(req.length)
 	b.data[b.n] = c.input[c.from : c.from+n : c.from+n]
 	b.offsets[b.n] = int64(req.offset)
-	b.cookies[b.n] = req.cookie
-	b.fua[b.n] = req.flags&cfFUA != 0
+	b.reqs[b.n] = *req
 	b.n++
 	b.bytes += n
 	c.from += n
@@ -79,17 +77,19 @@ func (c *conn) runBatch() {
 		c.count.writes.Add(uint64(b.n))
 		c.count.bytesWritten.Add(uint64(b.bytes))
 	}
-	answered := 0
+	took, answered := time.Since(c.received), 0
 	for i := range b.n {
-		if err == nil && b.fua[i] {
+		req := &b.reqs[i]
+		if err == nil && req.flags&cfFUA != 0 {
 			c.flight.awaitFlush()
-			c.export.flushes.add(c, b.asked(i), cmdWrite, c.received)
+			c.export.flushes.add(c, req, c.received)
 			continue
 		}
-		c.replies = c.appendResult(c.replies, b.asked(i), err)
+		c.replies = c.appendResult(c.replies, req.asked, err)
+		c.perhapsTell(req, took)
 		answered++
 	}
-	c.answered(cmdWrite, c.received, answered)
+	c.count.latency[cmdWrite].Observe(took, answered)
 	b.n, b.bytes = 0, 0
 }
 

@@ -1,5 +1,7 @@
 package nbd
 
+import "time"
+
 // EventKind says what an Event tells.
 type EventKind int
 
@@ -19,6 +21,10 @@ const (
 	RequestFailed
 	// AcceptFailed: a listener could not accept for a moment; Err says why. Serve goes on.
 	AcceptFailed
+	// RequestSlow: a request took SlowRequest or longer.
+	RequestSlow
+	// RequestTraced: TraceEvery chose this one.
+	RequestTraced
 )
 
 // String is the kind in words.
@@ -36,6 +42,10 @@ func (k EventKind) String() string {
 		return "request failed"
 	case AcceptFailed:
 		return "accept failed"
+	case RequestSlow:
+		return "slow request"
+	case RequestTraced:
+		return "request"
 	}
 	return "unknown event"
 }
@@ -49,6 +59,14 @@ type Event struct {
 	Client string // ConnAttached: the first name of the client's certificate, if one was verified
 	Reason string // ConnClosed: why, in a few words
 	Err    error  // see the kinds
+
+	// The request, in RequestSlow and RequestTraced. Of a change with FUA Took lasts until it
+	// was durable.
+	Command Command
+	Offset  uint64
+	Length  uint64
+	FUA     bool
+	Took    time.Duration
 
 	// Sums of the connection, in ConnClosed.
 	Requests     uint64

@@ -21,16 +21,15 @@ type flusher struct {
 // flushWait is a request that waits for a Sync.
 type flushWait struct {
 	c        *conn
-	asked    asked
-	cmd      uint16
+	req      request
 	received time.Time
 }
 
-// add answers c's request, a cmd that was received then, when what was done so far is
-// durable. c has counted it in its flight. add does not block.
-func (f *flusher) add(c *conn, a asked, cmd uint16, received time.Time) {
+// add answers c's request, which was received then, when what was done so far is durable. c
+// has counted it in its flight. add does not block.
+func (f *flusher) add(c *conn, req *request, received time.Time) {
 	f.mu.Lock()
-	f.waiting = append(f.waiting, flushWait{c, a, cmd, received})
+	f.waiting = append(f.waiting, flushWait{c, *req, received})
 	if !f.running {
 		f.running = true
 		go f.run() // ends when nobody waits; connections wait for their requests
@@ -50,10 +49,10 @@ func (f *flusher) run() {
 			return
 		}
 		err := f.device.Sync()
-		now := time.Now()
-		for _, w := range group {
-			w.c.count.latency[w.cmd].Observe(now.Sub(w.received), 1)
-			w.c.postResult(w.asked, err)
+		for i := range group {
+			w := &group[i]
+			w.c.answered(&w.req, w.received)
+			w.c.postResult(w.req.asked, err)
 		}
 		for _, w := range group {
 			w.c.outbox.kick() // finds nothing to do for all but the first of a connection

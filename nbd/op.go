@@ -127,7 +127,7 @@ func (o *op) land() {
 // finish replies with err or success and lands.
 func (o *op) finish(err error) {
 	c := o.c
-	c.answered(o.req.cmd, o.received, 1)
+	c.answered(&o.req, o.received)
 	c.postResult(o.req.asked, err)
 	o.land()
 	c.outbox.kick()
@@ -144,9 +144,9 @@ func (o *op) write() {
 	}
 	if err == nil && o.req.flags&cfFUA != 0 {
 		c.flight.alsoAwaitFlush()
-		asked, received := o.req.asked, o.received
+		req, received := o.req, o.received
 		o.land()
-		c.export.flushes.add(c, asked, cmdWrite, received)
+		c.export.flushes.add(c, &req, received)
 		return
 	}
 	o.finish(err)

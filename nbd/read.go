@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 )
 
 // A READ is answered only when all its data is in memory: a reply that says success can't
@@ -58,6 +59,9 @@ func (c *conn) readInPlace(req *request) bool {
 	}
 	c.countRead(n)
 	c.reads++
+	if c.server.TraceEvery > 0 {
+		c.perhapsTell(req, time.Since(c.received))
+	}
 	return true
 }
 
@@ -102,7 +106,7 @@ func (o *op) read() {
 	}
 	o.assemble()
 	c.countRead(int(req.length))
-	c.answered(cmdRead, o.received, 1)
+	c.answered(&o.req, o.received)
 	c.outbox.postOp(o) // o is not ours any more
 	c.outbox.kick()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,6 +37,11 @@ type Server struct {
 	MaxBufferBytes int64
 	// Errno turns a Device's error into the client's. Default DefaultErrno.
 	Errno func(error) Errno
+	// SlowRequest is how long a request may take, from its last byte to its reply, before
+	// OnEvent is told of it. Default 0: it is never.
+	SlowRequest time.Duration
+	// TraceEvery tells OnEvent of one request in so many, 1 for all. Default 0: of none.
+	TraceEvery int
 	// OnEvent is told what an operator may want to know. It is called from the
 	// connections' goroutines, several at a time, and must not block. Default: nobody.
 	OnEvent func(Event)
@@ -45,7 +51,8 @@ type Server struct {
 	largest int     // MaxBlock of those that start has found; set by start
 	buffers buffers // set up by start
 	ops     opCache
-	count   counters // of the connections that ended without an export, and of accepting
+	traced  atomic.Uint64 // requests that TraceEvery was asked about
+	count   counters      // of the connections that ended without an export, and of accepting
 
 	mu        sync.Mutex
 	exports   []*export                 // never changed in place

@@ -1,9 +1,6 @@
 package nbd
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "sync/atomic"
 
 // Stats are a server's counters since it started. They are read one by one, so sums over
 // them may be off by what happened meanwhile.
@@ -32,13 +29,6 @@ type counters struct {
 	reads, writes, flushes   atomic.Uint64
 	bytesRead, bytesWritten  atomic.Uint64
 	latency                  latencies
-}
-
-// answered counts n requests that were received then and whose replies are ready.
-func (c *conn) answered(cmd uint16, received time.Time, n int) {
-	if n > 0 {
-		c.count.latency[cmd].Observe(time.Since(received), n)
-	}
 }
 
 // add adds o, whose connection has ended.

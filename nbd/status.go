@@ -89,7 +89,7 @@ func (o *op) blockStatus() {
 		}
 	}
 	o.parts = append(o.parts[:0], out)
-	c.answered(cmdBlockStatus, o.received, 1)
+	c.answered(&o.req, o.received)
 	c.outbox.postOp(o) // o is not ours any more
 	c.outbox.kick()
 }

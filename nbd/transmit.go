@@ -204,11 +204,11 @@ func (c *conn) flush(req *request) {
 	if c.export.ReadOnly {
 		c.count.flushes.Add(1)
 		c.replies = c.style.appendSuccess(c.replies, req.asked)
-		c.answered(cmdFlush, c.received, 1)
+		c.answered(req, c.received)
 		return
 	}
 	c.flight.awaitFlush()
-	c.export.flushes.add(c, req.asked, cmdFlush, c.received)
+	c.export.flushes.add(c, req, c.received)
 }
 
 // changedInPlace replies to a change that the reader made and that ended with err; with FUA
@@ -218,12 +218,12 @@ func (c *conn) changedInPlace(req *request, err error) {
 		c.count.writes.Add(1)
 		if req.flags&cfFUA != 0 {
 			c.flight.awaitFlush()
-			c.export.flushes.add(c, req.asked, req.cmd, c.received)
+			c.export.flushes.add(c, req, c.received)
 			return
 		}
 	}
 	c.replies = c.appendResult(c.replies, req.asked, err)
-	c.answered(req.cmd, c.received, 1)
+	c.answered(req, c.received)
 }
 
 // refusalFor is why req is not performed, if it is not.
@@ -253,8 +253,10 @@ func (c *conn) succeedEmpty(req *request) {
 // sendCollected hands the collected replies to the outbox. Even when there are none it
 // waits while the client has too much unread, whoever posted that.
 func (c *conn) sendCollected() error {
-	c.answered(cmdRead, c.received, c.reads)
-	c.reads = 0
+	if c.reads > 0 {
+		c.count.latency[cmdRead].Observe(time.Since(c.received), c.reads)
+		c.reads = 0
+	}
 	err := c.outbox.send(c.replies)
 	c.replies = c.replies[:0]
 	return err

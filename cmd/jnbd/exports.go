@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"jnbd/disk"
 	"jnbd/journal"
 	"jnbd/jsuper"
@@ -197,7 +199,16 @@ func (o *createOptions) matches(diskPath string, super *jsuper.Superblock) error
 
 // newServer is the NBD server of the exports.
 func (a *app) newServer(exports []*export, options serveOptions, budget memoryBudget) *nbd.Server {
-	server := &nbd.Server{MaxBufferBytes: budget.buffers, Errno: errnoOf, OnEvent: a.logEvent}
+	events := &eventLog{log: a.log}
+	server := &nbd.Server{
+		MaxBufferBytes: budget.buffers,
+		Errno:          errnoOf,
+		OnEvent:        events.add,
+		SlowRequest:    options.slowRequest,
+	}
+	if a.log.GetLevel() <= zerolog.TraceLevel {
+		server.TraceEvery = options.traceEvery
+	}
 	for _, e := range exports {
 		server.Exports = append(server.Exports, e.served())
 	}

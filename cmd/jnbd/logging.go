@@ -13,7 +13,7 @@ import (
 func (a *app) startLog() error {
 	level, err := zerolog.ParseLevel(a.logLevel)
 	if err != nil || a.logLevel == "" {
-		return usagef("--log-level %q: want debug, info, warn or error", a.logLevel)
+		return usagef("--log-level %q: want trace, debug, info, warn or error", a.logLevel)
 	}
 	w := a.stderr
 	switch a.logFormat {

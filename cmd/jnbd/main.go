@@ -89,7 +89,7 @@ Sizes take K, M, G or T, powers of 1024.`,
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "auto", "how to log: auto (console on a terminal, else json), json or console")
-	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "least level to log: debug, info, warn or error")
+	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "least level to log: trace, debug, info, warn or error")
 	root.AddCommand(
 		a.createCommand(),
 		a.serveCommand(),

@@ -48,6 +48,8 @@ type serveOptions struct {
 	exitWithParent bool
 	tls            tlsOptions
 	metrics        string
+	slowRequest    time.Duration
+	traceEvery     int
 }
 
 // defaultServeOptions are the options before anybody has said anything.
@@ -57,6 +59,8 @@ func defaultServeOptions() serveOptions {
 		listen:        listenOptions{ip: "127.0.0.1", port: nbd.DefaultPort},
 		memory:        sizeFlag{bytes: defaultMemory},
 		tls:           tlsOptions{verifyPeer: true},
+		slowRequest:   time.Second,
+		traceEvery:    100,
 	}
 }
 
@@ -107,6 +111,8 @@ func (o *serveOptions) register(flags *pflag.FlagSet) {
 	flags.StringVarP(&o.pidFile, "pidfile", "P", o.pidFile, "write the process id into this file when ready")
 	flags.StringVar(&o.run, "run", o.run, "run this shell command with $uri, $unixsocket and $nbd set, stop when it ends, and exit with its code")
 	flags.BoolVar(&o.exitWithParent, "exit-with-parent", o.exitWithParent, "stop when the parent process ends")
+	flags.DurationVar(&o.slowRequest, "slow-request", o.slowRequest, "log a request that takes this long; 0 for none")
+	flags.IntVar(&o.traceEvery, "trace-every", o.traceEvery, "with --log-level trace, log one request in so many")
 	flags.StringVar(&o.metrics, "metrics", o.metrics, "tell Prometheus (/metrics) and health checks (/healthz) on this address; PORT alone is of the loopback")
 }
 
@@ -219,6 +225,12 @@ func (o *serveOptions) check() error {
 	}
 	if _, err := o.tls.resolve(); err != nil {
 		return err
+	}
+	if o.slowRequest < 0 {
+		return usagef("--slow-request %s is negative", o.slowRequest)
+	}
+	if o.traceEvery < 1 {
+		return usagef("--trace-every %d: want 1 for all, or more", o.traceEvery)
 	}
 	if o.memory.bytes < minMemory {
 		return usagef("--memory %s is too little: want at least %s", formatSize(o.memory.bytes), formatSize(minMemory))
