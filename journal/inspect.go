@@ -38,24 +38,3 @@ func Inspect(p Parts, opt InspectOptions) (*Report, error) {
 	r.OverlayExtents, r.OverlayBytes = d.overlay.size()
 	return r, d.checkBacking(false)
 }
-
-// Frames calls visit for every frame of the log from sequence number fromSeq on, oldest
-// first. It writes nothing; the disk may be in use, what is appended meanwhile may be seen.
-func Frames(p Parts, fromSeq uint64, visit func(*wal.Frame) error) error {
-	super, err := loadSuper(p, nil, true)
-	if err != nil {
-		return err
-	}
-	d, err := newDisk(p, p.Backing, nil, super, Options{ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	start := wal.Start{Tail: super.Tail, TailSeq: super.TailSeq, Epoch: super.TailEpoch, DurableUpTo: super.DurableUpTo}
-	_, err = wal.Scan(d.ring, wal.ScanOptions{Start: start}, func(f *wal.Frame) error {
-		if f.Seq < fromSeq {
-			return nil
-		}
-		return visit(f)
-	})
-	return err
-}

@@ -20,6 +20,10 @@ type ScanOptions struct {
 	// that frame were torn: the caller found that what it speaks of did not reach the medium.
 	// It must not lie below what an earlier scan found durable.
 	Stop int64
+	// Live says that the log is being written, and that nothing hangs on where it ends: it is
+	// read frame by frame, and the end of the chain is taken as it is. The default judges
+	// it, at the price of a search behind it, and takes what is being written for damage.
+	Live bool
 	// Direct reads past the page cache where the device can (jnbd check).
 	Direct bool
 	// VerifyAll reads every frame and payload, also where a SUMMARY would do, and holds

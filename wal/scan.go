@@ -34,8 +34,10 @@ func Scan(dev disk.Device, opt ScanOptions, visit func(*Frame) error) (*ScanResu
 		return nil, fmt.Errorf("scan log: %w", err)
 	}
 	s := newScanner(dev, geo, opt)
-	if err := s.readBoundaries(); err != nil {
-		return nil, fmt.Errorf("scan log: %w", err)
+	if !opt.Live {
+		if err := s.readBoundaries(); err != nil {
+			return nil, fmt.Errorf("scan log: %w", err)
+		}
 	}
 	if opt.Cut == CutPrefix {
 		s.visit = visit
@@ -236,6 +238,9 @@ func (s *scanner) takeSegment() (bool, error) {
 func (s *scanner) endAt(t *tear) error {
 	s.found = t
 	end := s.cur.at
+	if s.opt.Live {
+		return nil
+	}
 	if s.stop != math.MaxInt64 {
 		return fmt.Errorf("%v, where there was a frame before: the log changed while it was read", t)
 	}

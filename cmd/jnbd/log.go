@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,43 +15,87 @@ import (
 	"jnbd/wal"
 )
 
+// followEvery is how often --follow looks for new frames.
+const followEvery = 200 * time.Millisecond
+
+type logOptions struct {
+	journal string
+	from    uint64
+	follow  bool
+	json    bool
+}
+
 func (a *app) logCommand() *cobra.Command {
-	var journalFlag string
-	var from uint64
-	var asJSON bool
+	var options logOptions
 	cmd := &cobra.Command{
 		Use:   "log DISK",
 		Short: "Print the frames of a disk's log",
 		Long: `Log prints the frames that are still in the log, oldest first. It writes nothing, and
-also works while the disk is served.`,
+also works while the disk is served. With --follow it goes on with every frame that is
+appended, also over restarts of the server, until Ctrl-C.`,
 		Args: exactArgs("DISK"),
-		RunE: func(_ *cobra.Command, args []string) (err error) {
-			s, inUse, err := openToLook(args[0], journalFlag)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, s.Close()) }()
-			out := bufio.NewWriter(a.stdout)
-			printed := uint64(0) // highest sequence number printed: a second look goes on behind it
-			err = look(inUse, func() error {
-				return journal.Frames(s.parts(), max(from, printed+1), func(f *wal.Frame) error {
-					printed = f.Seq
-					if asJSON {
-						return printJSON(out, newFrameInfo(f))
-					}
-					return printFrame(out, f)
-				})
-			})
-			if err != nil {
-				err = s.explain(err)
-			}
-			return errors.Join(err, out.Flush())
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return a.printLog(args[0], options) },
 	}
-	cmd.Flags().StringVar(&journalFlag, "journal", "", "where the journal lies: PATH or internal (default: DISK.jnbd, else DISK's tail)")
-	cmd.Flags().Uint64Var(&from, "from", 0, "begin at this sequence number")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per frame")
+	cmd.Flags().StringVar(&options.journal, "journal", "", "where the journal lies: PATH or internal (default: DISK.jnbd, else DISK's tail)")
+	cmd.Flags().Uint64Var(&options.from, "from", 0, "begin at this sequence number")
+	cmd.Flags().BoolVarP(&options.follow, "follow", "f", false, "go on with what is appended")
+	cmd.Flags().BoolVar(&options.json, "json", false, "print one JSON object per frame")
 	return cmd
+}
+
+// printLog prints what is in the log, and with --follow what comes.
+func (a *app) printLog(diskPath string, options logOptions) (err error) {
+	s, inUse, err := openForLog(diskPath, options)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	ctx, stopSignals := catchSignals()
+	defer stopSignals()
+	out := bufio.NewWriter(a.stdout)
+	reader := journal.NewFrameReader(s.parts(), options.from)
+	read := func() error {
+		missed, err := reader.Read(func(f *wal.Frame) error {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			if options.json {
+				return printJSON(out, newFrameInfo(f))
+			}
+			return printFrame(out, f)
+		})
+		if missed > 0 {
+			a.log.Warn().Int64("bytes", missed).Msg("a checkpoint freed frames before they could be printed")
+		}
+		return errors.Join(err, out.Flush())
+	}
+	err = look(inUse, read)
+	for err == nil && options.follow {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(followEvery):
+			err = look(true, read)
+		}
+	}
+	if errors.Is(err, errInterrupted) {
+		return err
+	}
+	return s.explain(err)
+}
+
+// openForLog opens a disk to read its log. What follows it takes no lock, so that a server
+// can come and go meanwhile.
+func openForLog(diskPath string, options logOptions) (s *store, inUse bool, err error) {
+	if !options.follow {
+		return openToLook(diskPath, options.journal)
+	}
+	at, err := locate(diskPath, options.journal)
+	if err != nil {
+		return nil, false, err
+	}
+	s, err = openStore(at, access{readOnly: true, noLock: true})
+	return s, true, err
 }
 
 // frameInfo is one line of log --json.
