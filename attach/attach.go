@@ -151,8 +151,8 @@ func (a *Attachment) connect(ctx context.Context, conn net.Conn, look func(uint3
 			return err
 		}
 		defer func() { _ = conn.Close() }() // as for the first
-		if found != a.export {
-			return errors.New("the server changed while it was being connected to: try again")
+		if err := a.saw(found); err != nil {
+			return err
 		}
 		more, err := socket(conn)
 		if err != nil {

@@ -29,6 +29,7 @@ type export struct {
 	flags    nbdclient.Flags
 	minBlock uint32
 	identity Identity // zero if the server tells none
+	seq      uint64   // how far the disk had come; grows with every look
 }
 
 // dial makes one connection on which the kernel can go on.
@@ -50,7 +51,7 @@ func dial(ctx context.Context, uri nbdclient.URI) (net.Conn, export, error) {
 // exportOf picks what counts.
 func exportOf(info nbdclient.Info) export {
 	e := export{size: info.Size, flags: info.Flags, minBlock: info.MinBlock}
-	e.identity, _ = ParseIdentity(info.Description)
+	e.identity, e.seq, _ = ParseIdentity(info.Description)
 	return e
 }
 
@@ -79,6 +80,10 @@ func (e export) mayFollow(now export) error {
 		return fmt.Errorf("%w: its incarnation is %s, want %s: writes that were acknowledged may be gone; not resumed. "+
 			"Unmount, jnbd detach --force, attach again, and check the file system",
 			ErrRolledBack, now.identity.Incarnation, e.identity.Incarnation)
+	case now.seq < e.seq:
+		return fmt.Errorf("%w: it stands at sequence number %d and has been at %d: this is an old copy; not resumed. "+
+			"Bring the newer one back, or unmount, jnbd detach --force, attach again, and check the file system",
+			ErrRolledBack, now.seq, e.seq)
 	case now.size < e.size:
 		return fmt.Errorf("%w: the export has %d bytes, the device %d; not resumed", ErrOtherDisk, now.size, e.size)
 	case now.flags&nbdclient.ReadOnly != e.flags&nbdclient.ReadOnly:

@@ -166,7 +166,7 @@ func (a *Attachment) reconnect(ctx context.Context) error {
 			return err
 		}
 		conns = append(conns, conn)
-		if err := a.export.mayFollow(found); err != nil {
+		if err := a.saw(found); err != nil {
 			return err
 		}
 		grown = found.size
@@ -184,11 +184,20 @@ func (a *Attachment) reconnect(ctx context.Context) error {
 	return a.grow(grown)
 }
 
+// saw takes note of how the export is now, or says why the device can't go on with it.
+func (a *Attachment) saw(now export) error {
+	if err := a.export.mayFollow(now); err != nil {
+		return err
+	}
+	a.export.seq = now.seq
+	return nil
+}
+
 // followSize makes the device grow if its export has grown. That the server can't be asked
 // is no news: if it matters, connections die.
 func (a *Attachment) followSize(ctx context.Context) {
 	now, err := ask(ctx, a.options.URI)
-	if err != nil || a.export.mayFollow(now) != nil {
+	if err != nil || a.saw(now) != nil {
 		return
 	}
 	if err := a.grow(now.size); err != nil {

@@ -88,6 +88,10 @@ type Disk struct {
 	accepted bool     // the backing was taken as it is
 	unproven []extent // written once, found by checksum, not known to be durable
 
+	// Which history it is (incarnation.go); fixed after Open.
+	incarnation uint64
+	cutSeq      uint64 // of the first frame behind what replay kept
+
 	// The end.
 	poison     atomic.Pointer[error] // P9; set once
 	closing    atomic.Bool

@@ -49,6 +49,10 @@ type Options struct {
 	Mode jsuper.Mode
 	// AcceptBacking takes a backing that something else has written to since the last use.
 	AcceptBacking bool
+	// BootID is the run of the host's kernel whose page cache holds what this process writes.
+	// The next Open takes a disk that was not closed for whole if it is still the same. All
+	// zero means unknown: then it never is.
+	BootID [16]byte
 	// OnPoison is called once, from the goroutine that met the failure, when the disk stops
 	// accepting writes (P9).
 	OnPoison func(error)

@@ -55,6 +55,9 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	if err := d.checkBacking(opt.AcceptBacking); err != nil {
 		return nil, err
 	}
+	if err := d.settleIncarnation(scan, opt); err != nil {
+		return nil, err
+	}
 	if !opt.ReadOnly {
 		if err := d.takeOver(scan); err != nil {
 			return nil, err

@@ -58,7 +58,9 @@ const (
 	offStateGen     = 632 //  8
 	offDeviceBytes  = 640 //  8
 	offBackingID    = 648 // 16
-	offReserved3    = 664 // zero up to the end
+	offIncarnation  = 664 //  8  with FeatureIncarnation
+	offBootID       = 672 // 16  likewise
+	offReserved3    = 688 // zero up to the end
 )
 
 // blockSumBytes is the length of one entry at offPrintBlocks.
@@ -113,6 +115,8 @@ func encode(sb *Superblock) []byte {
 	le.PutUint64(b[offStateGen:], sb.StateGeneration)
 	putInt64(b[offDeviceBytes:], sb.DeviceBytes)
 	copy(b[offBackingID:], sb.BackingID[:])
+	le.PutUint64(b[offIncarnation:], sb.Incarnation)
+	copy(b[offBootID:], sb.BootID[:])
 
 	putInt64(b[offPrintSize:], sb.Fingerprint.Size)
 	putInt64(b[offPrintModTime:], sb.Fingerprint.ModTimeNs)
@@ -200,6 +204,8 @@ func decode(b []byte, h header) (*Superblock, error) {
 		StateGeneration: le.Uint64(b[offStateGen:]),
 		DeviceBytes:     getInt64(b[offDeviceBytes:]),
 		BackingID:       [16]byte(b[offBackingID:]),
+		Incarnation:     le.Uint64(b[offIncarnation:]),
+		BootID:          [16]byte(b[offBootID:]),
 
 		Epoch:       [16]byte(b[offEpoch:]),
 		TailEpoch:   [16]byte(b[offTailEpoch:]),

@@ -27,7 +27,10 @@ func TestGolden(t *testing.T) {
 	fresh.Generation = 1
 	full := sample()
 	full.Generation = 0x0102030405060708
-	for name, sb := range map[string]*Superblock{"v1-fresh.txt": fresh, "v1-full.txt": full} {
+	incarnation := sample()
+	incarnation.Generation = 3
+	incarnation.Incompat, incarnation.Incarnation, incarnation.BootID = FeatureIncarnation, 0x1c0a2b3c4d5e6f70, [16]byte{0xb0, 0x07}
+	for name, sb := range map[string]*Superblock{"v1-fresh.txt": fresh, "v1-full.txt": full, "v1-incarnation.txt": incarnation} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", name)
 			want := describe(sb) + "\n" + dump(encode(sb))
@@ -115,6 +118,7 @@ func undump(t *testing.T, text string) []byte {
 func TestEveryFieldIsStored(t *testing.T) {
 	full := sample()
 	full.Generation, full.Incompat, full.ROCompat = 9, 1, 1
+	full.Incarnation, full.BootID = 2, [16]byte{3}
 	before := encode(full)
 	v := reflect.ValueOf(full).Elem()
 	for i := range v.NumField() {
@@ -152,7 +156,10 @@ func TestDecodeRefuses(t *testing.T) {
 		{"placement 3", set(offPlacement, 3), "placement 3"},
 		{"reserved byte", set(offReserved1, 1), "reserved byte 71 is 0x01"},
 		{"reserved word", set(offReserved2+3, 1), "reserved byte 239 is 0x01"},
-		{"reserved start", set(offReserved3, 0x80), "reserved byte 664 is 0x80"},
+		{"reserved start", set(offReserved3, 0x80), "reserved byte 688 is 0x80"},
+		{"incarnation without its feature", put(offIncarnation, 1), "incarnation 0x1"},
+		{"feature without its incarnation", put(offIncompat, int64(FeatureIncarnation)), "incarnation 0x0"},
+		{"boot id without an incarnation", set(offBootID, 1), "boot id 01"},
 		{"reserved end", set(slotBytes-1, 1), "reserved byte 4095 is 0x01"},
 		{"created before 1970", put(offCreated, -1), "created time"},
 		{"updated before 1970", put(offUpdated, -1), "updated time"},

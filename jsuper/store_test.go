@@ -163,7 +163,7 @@ func TestSaveRefuses(t *testing.T) {
 		{"another disk", func(sb *Superblock) { sb.DiskUUID[0]++ }, "the device holds the journal of d15c0203-"},
 		{"another placement", func(sb *Superblock) { sb.Placement, sb.DiskBytes = Internal, 1 }, "placement is internal"},
 		{"log beyond the device", func(sb *Superblock) { sb.LogOffset += 4096 }, "there is room up to"},
-		{"unknown incompatible feature", func(sb *Superblock) { sb.Incompat = 1 }, "incompat 0x1"},
+		{"unknown incompatible feature", func(sb *Superblock) { sb.Incompat = 2 }, "incompat 0x2"},
 		{"unknown read-only feature", func(sb *Superblock) { sb.ROCompat = 1 }, "ro-compat 0x1"},
 		{"tail ahead of what is durable", func(sb *Superblock) { sb.Tail += 4096 }, "durable up to"},
 	}

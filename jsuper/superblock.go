@@ -64,6 +64,13 @@ type Superblock struct {
 	DeviceBytes int64
 	BackingID   [16]byte
 
+	// Incarnation tells the disk's histories apart: it changes when writes that were replied
+	// to may have been lost, and only then. Random; 0 on a disk that no version which knows it
+	// has opened. It goes with FeatureIncarnation. BootID is the run of the host's kernel
+	// whose page cache holds what was written since the last flush; all zero if unknown.
+	Incarnation uint64
+	BootID      [16]byte
+
 	// Where recovery starts: the first frame at or after Tail has sequence number TailSeq
 	// and follows on epoch TailEpoch; everything below DurableUpTo was flushed.
 	// Tail <= DurableUpTo <= Tail+LogBytes, and Tail is a multiple of 512.
@@ -103,11 +110,23 @@ const (
 	Internal Placement = 2 // the end of the backing itself: slots at its last 8 KiB
 )
 
+// FeatureIncarnation is the incompatible feature of a superblock that has an Incarnation.
+const FeatureIncarnation uint64 = 1 << 0
+
 // Feature bits that this version knows. A format that needs a new one adds it here.
 const (
-	knownIncompat uint64 = 0
+	knownIncompat uint64 = FeatureIncarnation
 	knownROCompat uint64 = 0
 )
+
+// NewIncarnation begins another history of the disk.
+func (sb *Superblock) NewIncarnation() {
+	var random [8]byte
+	for sb.Incarnation = 0; sb.Incarnation == 0; sb.Incarnation = le.Uint64(random[:]) {
+		rand.Read(random[:]) // never fails: crypto/rand aborts the program instead
+	}
+	sb.Incompat |= FeatureIncarnation
+}
 
 // NewUUID makes a random disk UUID (RFC 9562, version 4).
 func NewUUID() [16]byte {

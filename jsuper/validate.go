@@ -33,6 +33,10 @@ func (sb *Superblock) Validate() error {
 		return fmt.Errorf("placement %d, want 1 (beside) or 2 (internal)", uint8(sb.Placement))
 	case sb.DiskBytes < 1 || sb.DiskBytes > maxBytes:
 		return fmt.Errorf("disk size %d, want 1 to %d", sb.DiskBytes, int64(maxBytes))
+	case (sb.Incompat&FeatureIncarnation != 0) != (sb.Incarnation != 0):
+		return fmt.Errorf("incarnation %#x, want one only with incompatible feature %#x, and with it always", sb.Incarnation, FeatureIncarnation)
+	case sb.Incarnation == 0 && sb.BootID != [16]byte{}:
+		return fmt.Errorf("boot id %x without an incarnation", sb.BootID)
 	}
 	if err := sb.validateLayout(); err != nil {
 		return err

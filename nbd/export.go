@@ -16,6 +16,9 @@ type Export struct {
 	Name string
 	// Description is told to clients that ask; same limits as Name.
 	Description string
+	// Describe, when not nil, is asked for the description each time that a client asks. It
+	// must not wait. What is not a valid description is not told.
+	Describe func() string
 	// Device is the disk.
 	Device Device
 	// AllowedNames, if there are any, are the clients that may use the export: at least one
@@ -100,6 +103,17 @@ func (x *export) transmissionFlags(agreed *agreement) uint16 {
 		flags |= tfStatusFilter
 	}
 	return flags
+}
+
+// description is what a client is told now, empty for nothing.
+func (x *export) description() string {
+	if x.Describe == nil {
+		return x.Description
+	}
+	if text := x.Describe(); validName(text) == nil {
+		return text
+	}
+	return ""
 }
 
 // validName says why s can't be a string of the protocol (proto.md, "Values").

@@ -298,6 +298,27 @@ func TestHandshakeTimeout(t *testing.T) {
 	}
 }
 
+// TestDescribe: a description is made anew for each question, and one that the protocol
+// does not allow is left out.
+func TestDescribe(t *testing.T) {
+	answer := make(chan string, 3)
+	path := startServer(t, &Server{Exports: []Export{{
+		Description: "never told", Describe: func() string { return <-answer }, Device: newMemDisk(memPage),
+	}}})
+	c := dial(t, path)
+	for _, text := range []string{"at 1", "at 2", "\xff"} {
+		answer <- text
+		want := "\nDESCRIPTION " + text
+		if text == "\xff" {
+			want = ""
+		}
+		got := describe(c.option(optInfo, infoRequest("", infoDescription)))
+		if !strings.Contains(got, want) || strings.Contains(got, "DESCRIPTION") != (want != "") {
+			t.Errorf("%q: %s", text, got)
+		}
+	}
+}
+
 func TestExportOptions(t *testing.T) {
 	d := newMemDisk(memPage)
 	tables := []struct {

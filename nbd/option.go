@@ -107,7 +107,7 @@ func (c *conn) list(a *answers, data []byte) {
 		}
 		entry := binary.BigEndian.AppendUint32(nil, uint32(len(x.Name)))
 		entry = append(entry, x.Name...)
-		a.add(repServer, append(entry, x.Description...))
+		a.add(repServer, append(entry, x.description()...))
 	}
 	a.add(repAck, nil)
 }
@@ -176,8 +176,8 @@ func (c *conn) describe(a *answers, x *export, f *fields, count uint16) (size in
 	if slices.Contains(kinds, infoName) {
 		a.add(repInfo, append(binary.BigEndian.AppendUint16(nil, infoName), x.Name...))
 	}
-	if slices.Contains(kinds, infoDescription) && x.Description != "" {
-		a.add(repInfo, append(binary.BigEndian.AppendUint16(nil, infoDescription), x.Description...))
+	if description := x.description(); description != "" && slices.Contains(kinds, infoDescription) {
+		a.add(repInfo, append(binary.BigEndian.AppendUint16(nil, infoDescription), description...))
 	}
 	b = binary.BigEndian.AppendUint16(nil, infoBlockSize)
 	b = binary.BigEndian.AppendUint32(b, x.MinBlock)

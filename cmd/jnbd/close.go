@@ -81,7 +81,7 @@ func (a *app) closeDisk(ctx context.Context, diskPath, journalFlag string, accep
 
 // finish opens the disk, which recovers it if need be, and brings everything home.
 func (a *app) finish(ctx context.Context, s *store, acceptBacking bool) error {
-	engine, err := journal.Open(s.parts(), journal.Options{AcceptBacking: acceptBacking})
+	engine, err := journal.Open(s.parts(), journal.Options{AcceptBacking: acceptBacking, BootID: hostBootID()})
 	if err != nil {
 		return s.explain(err)
 	}

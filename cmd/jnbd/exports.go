@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"jnbd/attach"
 	"jnbd/disk"
 	"jnbd/journal"
 	"jnbd/jsuper"
@@ -30,7 +31,7 @@ type export struct {
 // served is the export as the server wants it.
 func (e *export) served() nbd.Export {
 	return nbd.Export{
-		Name: e.spec.name, Description: e.spec.description, Device: e.disk,
+		Name: e.spec.name, Describe: describe(e.disk, e.spec.description), Device: e.disk,
 		ReadOnly: e.spec.readOnly, AllowedNames: e.spec.tlsAllow,
 	}
 }
@@ -160,6 +161,7 @@ func (a *app) openExport(ctx context.Context, spec exportSpec, budget memoryBudg
 	log := a.log.With().Str("disk", diskPath).Logger()
 	flush := &nbd.Latency{}
 	engine, err := journal.Open(opened.parts(), journal.Options{
+		BootID:         hostBootID(),
 		Recover:        cut,
 		CommitInterval: options.commitInterval,
 		Mode:           mode,
@@ -214,6 +216,25 @@ func (a *app) newServer(exports []*export, options serveOptions, budget memoryBu
 	}
 	return server
 }
+
+// describe is what clients are told of a disk: which one it is, that it has lost nothing
+// (decision 12), and the operator's own words.
+func describe(d *journal.Disk, own string) func() string {
+	uuid := jsuper.FormatUUID(d.Stats().UUID)
+	return func() string {
+		text := "jnbd disk " + uuid
+		if incarnation, seq := d.Incarnation(); incarnation != 0 {
+			text = attach.Identity{Disk: uuid, Incarnation: fmt.Sprintf("%016x", incarnation)}.Describe(seq)
+		}
+		if own == "" || len(text)+len(": ")+len(own) > maxDescription {
+			return text
+		}
+		return text + ": " + own
+	}
+}
+
+// maxDescription is the protocol's limit, in bytes.
+const maxDescription = 4096
 
 // errnoOf is what a client is told of the engine's errors.
 func errnoOf(err error) nbd.Errno {

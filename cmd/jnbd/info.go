@@ -92,6 +92,7 @@ type diskInfo struct {
 	SegmentBytes    int64        `json:"segment_bytes"`
 	Epoch           string       `json:"epoch"`
 	Generation      uint64       `json:"generation"`
+	Incarnation     string       `json:"incarnation"` // 16 hex digits, all 0 before the first use
 	Created         utcTime      `json:"created"`
 	Updated         utcTime      `json:"updated"`
 	Tail            int64        `json:"tail"`
@@ -143,6 +144,7 @@ func superInfo(at place, super *jsuper.Superblock) *diskInfo {
 		SegmentBytes: super.SegmentBytes,
 		Epoch:        hexID(super.Epoch).String(),
 		Generation:   super.Generation,
+		Incarnation:  fmt.Sprintf("%016x", super.Incarnation),
 		Created:      utcTime(super.CreatedAt),
 		Updated:      utcTime(super.UpdatedAt),
 		Tail:         super.Tail,

@@ -1,0 +1,218 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"jnbd/kernel"
+)
+
+var errEnough = errors.New("enough")
+
+func limited(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// attached is a device on a fake kernel, with its server.
+func attached(t *testing.T, connections int) (*Attachment, *fakeKernel, *server, *emptyDisk, events) {
+	t.Helper()
+	d := &emptyDisk{size: 1<<20 + 100, id: Identity{disk, "0000000000000001"}, seq: 10}
+	s, k, told := newServer(t), newFakeKernel(t), make(events, 100)
+	s.start(d)
+	a, err := Attach(limited(t), k, k, k.look, Options{
+		URI: s.uri(), Connections: connections, Timeout: time.Second, DeadTimeout: time.Minute,
+		OnEvent: func(e Event) { told <- e },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, k, s, d, told
+}
+
+// TestServerComesBack: the server goes and comes back, with as many connections as before.
+func TestServerComesBack(t *testing.T) {
+	a, k, s, d, told := attached(t, 3)
+	if c := k.config; c.Size != 1<<20 || c.BlockSize != 512 || len(c.Sockets) != 3 || c.Backend != disk+"/0000000000000001" {
+		t.Fatalf("the kernel was told %+v", c)
+	}
+	end := supervised(a, nil)
+	for range 3 {
+		s.stop()
+		told.await(t, LinkDead)
+		if e := told.await(t, Waiting); !errors.Is(e.Err, unix.ENOENT) && !errors.Is(e.Err, unix.ECONNREFUSED) {
+			t.Errorf("without a server: %v", e.Err)
+		}
+		s.start(d)
+		told.await(t, Reconnected)
+		k.awaitLive(3)
+	}
+	if err := end(errEnough); !errors.Is(err, errEnough) {
+		t.Errorf("supervise: %v", err)
+	}
+}
+
+// awaitLive waits until the device has that many connections.
+func (k *fakeKernel) awaitLive(n int) {
+	k.t.Helper()
+	deadline := time.After(patience)
+	for {
+		k.mu.Lock()
+		live := len(k.live)
+		k.mu.Unlock()
+		if live == n {
+			return
+		}
+		select {
+		case <-k.taken:
+		case <-time.After(busyPause):
+		case <-deadline:
+			k.t.Fatalf("the device has %d connections, want %d", live, n)
+		}
+	}
+}
+
+// TestNeverOnAnotherDisk: a server that comes back with another disk, with another
+// incarnation, or with an old copy gets no request. The right one does.
+func TestNeverOnAnotherDisk(t *testing.T) {
+	a, k, s, d, told := attached(t, 1)
+	end := supervised(a, nil)
+	for _, c := range []struct {
+		disk *emptyDisk
+		want error
+	}{
+		{&emptyDisk{size: d.size, id: Identity{other, d.id.Incarnation}, seq: 10}, ErrOtherDisk},
+		{&emptyDisk{size: d.size, id: Identity{disk, "0000000000000002"}, seq: 10}, ErrRolledBack},
+		{&emptyDisk{size: d.size, id: d.id, seq: 9}, ErrRolledBack},
+		{&emptyDisk{size: d.size - 512, id: d.id, seq: 10}, ErrOtherDisk},
+	} {
+		s.stop()
+		s.start(c.disk)
+		for !errors.Is(told.await(t, Waiting).Err, c.want) {
+		}
+		k.mu.Lock()
+		if len(k.live) != 0 {
+			t.Errorf("the device goes on with %+v", c.disk.id)
+		}
+		k.mu.Unlock()
+	}
+	s.stop()
+	s.start(d)
+	told.await(t, Reconnected)
+	_ = end(errEnough)
+}
+
+// TestGrows: the device follows its export, in whole blocks, at once when it is asked to.
+func TestGrows(t *testing.T) {
+	a, k, _, d, told := attached(t, 1)
+	check := make(chan os.Signal, 1)
+	end := supervised(a, check)
+	d.mu.Lock()
+	d.size = 2<<20 + 511
+	d.mu.Unlock()
+	check <- unix.SIGUSR1
+	if e := told.await(t, Grown); e.Size != 2<<20 {
+		t.Errorf("grown to %d", e.Size)
+	}
+	if state, _ := k.look(0); state.Size != 2<<20 {
+		t.Errorf("the device has %d bytes", state.Size)
+	}
+	_ = end(errEnough)
+}
+
+// TestDetachedByOthers: the supervisor ends by itself.
+func TestDetachedByOthers(t *testing.T) {
+	a, k, _, _, _ := attached(t, 2)
+	end := supervised(a, nil)
+	if err := k.Disconnect(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := end(nil); err != nil {
+		t.Errorf("supervise: %v", err)
+	}
+}
+
+// TestTakeOver: a device whose supervisor is gone is taken over, with connections that died
+// meanwhile made anew. One of another disk is not.
+func TestTakeOver(t *testing.T) {
+	a, k, s, d, _ := attached(t, 2)
+	_ = supervised(a, nil)(errEnough)
+	s.stop()
+	k.awaitLive(0)
+	s.start(d)
+
+	again := func() (*Attachment, events, error) {
+		k.rewatch()
+		told := make(events, 100)
+		a, err := Attach(limited(t), k, k, k.look, Options{URI: s.uri(), OnEvent: func(e Event) { told <- e }})
+		return a, told, err
+	}
+	a, told, err := again()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := supervised(a, nil)
+	told.await(t, Reconnected)
+	k.awaitLive(2)
+	_ = end(errEnough)
+
+	d.id.Incarnation = "0000000000000002"
+	if _, _, err := again(); !errors.Is(err, ErrAttached) {
+		t.Errorf("take over with another incarnation: %v", err)
+	}
+}
+
+// TestBusy: a device that others hold open for a moment is waited for.
+func TestBusy(t *testing.T) {
+	s, k := newServer(t), newFakeKernel(t)
+	s.start(&emptyDisk{size: 4096})
+	k.busy = 3
+	if _, err := Attach(limited(t), k, k, k.look, Options{URI: s.uri()}); err != nil {
+		t.Fatal(err)
+	}
+	_ = k.Close()
+}
+
+// TestAttachRefuses: what can't work is said before anything is attached.
+func TestAttachRefuses(t *testing.T) {
+	s := newServer(t)
+	s.start(&emptyDisk{size: 4096, id: Identity{disk, "0000000000000001"}})
+	for _, c := range []struct {
+		name   string
+		change func(*Options, *fakeKernel)
+		want   string
+	}{
+		{"tls", func(o *Options, _ *fakeKernel) { o.URI.TLS = true }, "can't speak TLS"},
+		{"no server", func(o *Options, _ *fakeKernel) { o.URI.Address += "x" }, "no such file"},
+		{"no such export", func(o *Options, _ *fakeKernel) { o.URI.Export = "none" }, "there is no export"},
+		{"block size", func(o *Options, _ *fakeKernel) { o.BlockSize = 1000 }, "power of two"},
+		{"block size above a page", func(o *Options, _ *fakeKernel) { o.BlockSize = 8192 }, "512 to 4096"},
+		{"attached to another", func(_ *Options, k *fakeKernel) {
+			k.attached, k.config.Backend = true, "another"
+		}, `attached already, to "another"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := newFakeKernel(t)
+			options := Options{URI: s.uri()}
+			c.change(&options, k)
+			_, err := Attach(limited(t), k, k, k.look, options)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			select {
+			case <-k.closed:
+			default:
+				t.Error("the watch is left open")
+			}
+		})
+	}
+	var _ Driver = (*kernel.Client)(nil)
+	var _ Deaths = (*kernel.Watch)(nil)
+}

@@ -1,0 +1,84 @@
+package journal
+
+import (
+	"errors"
+
+	"jnbd/jsuper"
+	"jnbd/wal"
+)
+
+// An incarnation is one history of the disk (decision 12). As long as it stays the same, the
+// disk holds every write that was ever replied to in it, flushed or not: a client that was
+// cut off may go on where it was, and send again what had no reply. It changes
+//
+//   - after a disk that was not closed, if the host's kernel has started anew since: what was
+//     replied to and not flushed was in the page cache (P2 holds for a process, not for a
+//     host);
+//   - when the log is cut at a barrier and something lay behind it;
+//   - when the backing may have been written by something else: it was accepted as it is, or
+//     it was a closed disk and is not as the close left it.
+//
+// Together with the log's sequence numbers, which never go back within an incarnation, it
+// also tells an old copy of the disk from the disk.
+
+// settleIncarnation decides whether the disk that replay found is still the one that clients
+// know. takeOver makes it durable before the first request. A reader can't store another
+// one, and has none then.
+func (d *Disk) settleIncarnation(scan *wal.ScanResult, opt Options) error {
+	lost, err := d.mayHaveLost(scan, opt)
+	if err != nil {
+		return err
+	}
+	switch {
+	case opt.ReadOnly && lost:
+		d.super.Incarnation = 0
+	case opt.ReadOnly:
+	case lost:
+		d.super.NewIncarnation()
+	}
+	if !opt.ReadOnly {
+		d.super.BootID = opt.BootID
+	}
+	d.incarnation = d.super.Incarnation
+	d.cutSeq = scan.NextSeq
+	return nil
+}
+
+// mayHaveLost reports whether writes that were replied to may be missing from the disk.
+func (d *Disk) mayHaveLost(scan *wal.ScanResult, opt Options) (bool, error) {
+	sb := &d.opened
+	switch {
+	case sb.Incarnation == 0, d.accepted:
+		return true, nil
+	case opt.Recover == wal.CutBarrier && scan.Dropped.Frames > 0:
+		return true, nil
+	case sb.State == jsuper.Dirty:
+		return opt.BootID == [16]byte{} || opt.BootID != sb.BootID, nil
+	case sb.State == jsuper.Closed:
+		return d.touchedSinceClose()
+	}
+	return false, nil // checkBacking has looked at it
+}
+
+// touchedSinceClose reports whether a closed disk's backing may not be as the close left it.
+func (d *Disk) touchedSinceClose() (bool, error) {
+	known := d.opened.Fingerprint.ModTimeNs
+	if known == 0 || modTime(d.backing) != known {
+		return true, nil
+	}
+	err := d.opened.Fingerprint.Compare(d.home, func(int64, int64) bool { return false })
+	if errors.Is(err, jsuper.ErrChanged) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Incarnation names the history that the disk is in, and how far it has come: seq is above
+// that of every change that was replied to, and never goes back within an incarnation.
+// incarnation is 0 if the disk has none that a client could rely on.
+func (d *Disk) Incarnation() (incarnation, seq uint64) {
+	if d.log == nil {
+		return d.incarnation, d.cutSeq
+	}
+	return d.incarnation, d.log.Stats().NextSeq
+}
