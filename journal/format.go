@@ -146,9 +146,14 @@ func layOutOnce(sb *jsuper.Superblock, from, end, spare int64) error {
 // has allocated, the rest reads as zeros.
 func formatBases(sb *jsuper.Superblock, p Parts) error {
 	state := ordered.New(layoutOf(sb))
-	if err := presentFrom(state, disk.Region(p.Backing, 0, sb.DiskBytes)); err != nil {
+	if err := presentFrom(state, disk.Region(p.Backing, 0, sb.DiskBytes), 0); err != nil {
 		return err
 	}
+	return storeBases(state, sb, p)
+}
+
+// storeBases stores a state for the first time, where the superblock will say.
+func storeBases(state *ordered.State, sb *jsuper.Superblock, p Parts) error {
 	if err := state.FinishReplay(); err != nil {
 		return err
 	}
@@ -164,9 +169,12 @@ func formatBases(sb *jsuper.Superblock, p Parts) error {
 	return store.Flush()
 }
 
-// presentFrom finds out which homes hold something.
-func presentFrom(state *ordered.State, home disk.Device) error {
-	return disk.Extents(home, 0, home.Size(), func(off, n int64, hole bool) bool {
+// presentFrom finds out which homes hold something, from an offset on, which is a block's.
+func presentFrom(state *ordered.State, home disk.Device, from int64) error {
+	if from >= home.Size() {
+		return nil
+	}
+	return disk.Extents(home, from, home.Size()-from, func(off, n int64, hole bool) bool {
 		if !hole {
 			state.SetPresent(off/blockBytes, blocksOf(off+n)-off/blockBytes)
 		}

@@ -47,6 +47,10 @@ type Options struct {
 	// Mode changes the disk's mode, for good; 0 leaves it. The first change from data to
 	// another brings everything logged home and makes room for spare slots on the journal.
 	Mode jsuper.Mode
+	// Grow makes the disk larger, to so many bytes, for good; 0 leaves it. It needs a journal
+	// beside the backing. A backing that is a file is made longer; another one must be long
+	// enough already. ErrShrink, ErrGrowInternal.
+	Grow int64
 	// AcceptBacking takes a backing that something else has written to since the last use.
 	AcceptBacking bool
 	// BootID is the run of the host's kernel whose page cache holds what this process writes.

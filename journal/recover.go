@@ -36,6 +36,9 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	if opt.ReadOnly && opt.Mode != 0 {
 		return nil, fmt.Errorf("change of mode: %w", ErrReadOnly)
 	}
+	if opt.ReadOnly && opt.Grow != 0 {
+		return nil, fmt.Errorf("change of size: %w", ErrReadOnly)
+	}
 	given := p
 	backing := p.Backing
 	p = p.guarded()
@@ -71,6 +74,13 @@ func Open(p Parts, opt Options) (*Disk, error) {
 		if again {
 			return Open(given, opt)
 		}
+	}
+	if opt.Grow != 0 && opt.Grow != super.DiskBytes {
+		if err := d.grow(given, opt.Grow); err != nil {
+			return nil, errors.Join(fmt.Errorf("change size from %d to %d bytes: %w", super.DiskBytes, opt.Grow, err), d.log.Close())
+		}
+		opt.Grow = 0
+		return Open(given, opt)
 	}
 	_, bytes := d.overlay.size()
 	d.recovery = Recovery{
@@ -187,7 +197,7 @@ func (d *Disk) replay(p Parts, cut wal.Cut, verifyAll, direct bool) (*wal.ScanRe
 	if sb.State == jsuper.Closed {
 		// Since then the backing was anyone's: what it has allocated is what it holds. The
 		// close left no byte in an absent home, so none can come back.
-		if err := presentFrom(d.once.state, d.home); err != nil {
+		if err := presentFrom(d.once.state, d.home, 0); err != nil {
 			return nil, fmt.Errorf("look for what the backing holds: %w", err)
 		}
 	}
