@@ -27,15 +27,19 @@ const (
 // not one fault once that is replayed; without: whole after a repair), in which every
 // operation is there that had been acknowledged.
 func TestPowerLossExt4(t *testing.T) {
-	for _, c := range []lossCase{
-		{name: "ext4-ordered", options: "data=ordered", mode: "auto"},
-		{name: "ext4-ordered", options: "data=ordered", mode: "ordered"},
-		{name: "ext4-ordered", options: "data=ordered", mode: "data", beside: true},
-		{name: "ext4-journal", options: "data=journal", mode: "auto", beside: true},
-		{name: "ext4-journal", options: "data=journal", mode: "data"},
-		{name: "ext4-nojournal", mkfs: ext4("-O", "^has_journal"), mode: "auto"},
-		{name: "ext2", mkfs: ext4("-t", "ext2"), fs: "ext2", mode: "ordered"},
+	var cases []lossCase
+	for _, of := range []struct {
+		disk lossCase
+		ways []string
+	}{
+		{lossCase{name: "ext4-ordered", options: "data=ordered"}, []string{"auto", "ordered", "data beside"}},
+		{lossCase{name: "ext4-journal", options: "data=journal"}, []string{"auto beside", "data"}},
+		{lossCase{name: "ext4-nojournal", mkfs: ext4("-O", "^has_journal")}, []string{"auto"}},
+		{lossCase{name: "ext2", mkfs: ext4("-t", "ext2"), fs: "ext2"}, []string{"ordered"}},
 	} {
+		cases = append(cases, of.disk.everyWay(of.ways...)...)
+	}
+	for _, c := range cases {
 		c.diskBytes = ext4Bytes
 		if c.mkfs == nil {
 			c.mkfs = ext4()
@@ -61,13 +65,8 @@ func TestPowerLossExt4(t *testing.T) {
 // TestPowerLossSQLite: no committed transaction is missing, none is there in part, and the
 // database is whole.
 func TestPowerLossSQLite(t *testing.T) {
-	for _, c := range []lossCase{
-		{mode: "auto"},
-		{mode: "ordered", beside: true},
-		{mode: "data"},
-	} {
-		c.name, c.diskBytes, c.mkfs = "sqlite", ext4Bytes, ext4()
-		c.load = []string{"rows", "-count", fmt.Sprint(lossRows)}
+	c := lossCase{name: "sqlite", diskBytes: ext4Bytes, mkfs: ext4(), load: []string{"rows", "-count", fmt.Sprint(lossRows)}}
+	for _, c := range c.everyWay("auto", "ordered beside") {
 		t.Run(c.String(), func(t *testing.T) {
 			tp := recordLoss(t, c)
 			plan := lossPlan{seed: 1, states: lossStates(t, 120), recover: wal.CutPrefix, judge: judgeRows, realEvery: 60, stopAfter: 5}

@@ -15,16 +15,8 @@ import (
 // have seen, cut at a request boundary and not shorter than the flushes that it had answers
 // for: powercut's judge decides that exactly. On disks that lie about flushes it must not.
 func TestPowerLossRaw(t *testing.T) {
-	for _, c := range []lossCase{
-		{mode: "data"},
-		{mode: "ordered"},
-		{mode: "auto"},
-		{mode: "data", beside: true},
-		{mode: "ordered", beside: true},
-		{mode: "auto", beside: true},
-	} {
-		c.name, c.diskBytes = "raw", 8<<20
-		c.load = []string{"raw", "-count", "150", "-lanes", "3"}
+	c := lossCase{name: "raw", diskBytes: 8 << 20, load: []string{"raw", "-count", "150", "-lanes", "3"}}
+	for _, c := range c.everyWay("data", "ordered", "auto", "data beside", "auto beside") {
 		t.Run(c.String(), func(t *testing.T) {
 			tp := recordLoss(t, c)
 			judge := rawJudge(t, c, tp)

@@ -24,6 +24,7 @@ type lossCase struct {
 	mkfs      []string // program and arguments, without the device; nil: no file system
 	fs        string   // what to mount it as
 	options   string   // of the mount
+	serve     []string // more arguments for jnbd serve
 	load      []string // workload and arguments
 }
 
@@ -34,6 +35,23 @@ const (
 	// lossStateBytes is room for the stored state of the write-once side.
 	lossStateBytes = 8 << 20
 )
+
+// lossAll reports whether tests try everything, not what continuous integration has time for.
+func lossAll() bool { return os.Getenv("JNBD_LOSS_ALL") == "1" }
+
+// everyWay is a case in the modes and places that are named, like "auto" and "data beside";
+// with JNBD_LOSS_ALL=1 in all of them.
+func (c lossCase) everyWay(ways ...string) (cases []lossCase) {
+	if lossAll() {
+		ways = []string{"data", "ordered", "auto", "data beside", "ordered beside", "auto beside"}
+	}
+	for _, way := range ways {
+		mode, place, _ := strings.Cut(way, " ")
+		c.mode, c.beside = mode, place == "beside"
+		cases = append(cases, c)
+	}
+	return cases
+}
 
 // lossInitramfs builds the initramfs of these tests once: more programs than others need.
 var lossInitramfs = sync.OnceValues(func() (string, error) {
@@ -137,7 +155,8 @@ func (c lossCase) run(g *guest) {
 		}
 		g.run("jnbd", "create", "/dev/vda1", "--size", strconv.FormatInt(c.diskBytes>>20, 10)+"M", "--mode", c.mode,
 			"--journal-size", strconv.Itoa(lossJournalBytes>>20)+"M", "--journal", journal)
-		g.do(step.Step{Do: step.Start, Args: []string{"jnbd", "serve", "/dev/vda1", "--journal", journal, "--unix", socket}})
+		serve := append([]string{"jnbd", "serve", "/dev/vda1", "--journal", journal, "--unix", socket}, c.serve...)
+		g.do(step.Step{Do: step.Start, Args: serve})
 	}
 	g.run("nbd-client", "-unix", socket, device)
 	load := append([]string{"load"}, c.load...)

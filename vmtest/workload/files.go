@@ -174,3 +174,22 @@ func settle(op Op, want, got map[string]step.File, atomic bool) error {
 	}
 	return nil
 }
+
+// CheckDurable says which file that was durable is missing after a crash, or nil. done
+// operations had been acknowledged; up to more of them may have been under way, and files that
+// those touch are not looked at.
+func CheckDurable(ops []Op, done, more int, got map[string]step.File) error {
+	contents := make(map[string][]byte)
+	for _, op := range ops[:done] {
+		apply(contents, op)
+	}
+	for _, op := range ops[done:min(len(ops), done+more)] {
+		delete(contents, op.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(contents)) {
+		if want := step.Describe(name, contents[name]); got[name] != want {
+			return fmt.Errorf("%d operations acknowledged: %s is missing or has other content (%d bytes, want %d)", done, name, got[name].Size, want.Size)
+		}
+	}
+	return nil
+}
