@@ -1,0 +1,172 @@
+// Package docs reads the project's documents, so that tests can hold them to what they say:
+// their commands are run, their links followed.
+//
+// A fenced block whose language is sh or console is a command of a reader. The words behind
+// the language, which are not shown, say how it is run:
+//
+//	sh                 the lines are run by bash and must succeed
+//	console            lines that begin with "$ " are run, and those that begin with "> " go
+//	                   on with them; the others are what they print, a "…" stands for
+//	                   anything, also for whole lines
+//	fails=10           the exit code that the block's last command must have
+//	serve              a server, in a terminal of its own: the next block begins when it has
+//	                   printed its first line
+//	norun="REASON"     not run, and why
+//
+// Blocks of a document run one after another, in one shell, in an empty directory. The
+// comment <!-- ctrl-c --> presses it in the server's terminal, <!-- new directory --> begins
+// anew with another shell.
+package docs
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Kind is what is done with a block.
+type Kind int
+
+// What is done with a block.
+const (
+	Shell  Kind = iota // run
+	Serve              // run in the background
+	CtrlC              // no block, but a comment: stop the server
+	Anew               // no block, but a comment: another directory
+	VM                 // run by vmtest
+	NotRun             // not run, for Reason
+)
+
+// Block is one step of a document.
+type Block struct {
+	File     string
+	Line     int // of its first line, counted from 1
+	Kind     Kind
+	Commands []Command
+	Code     int    // exit code that the last command must have
+	Reason   string // why it is not run
+}
+
+// Command is a part of a block that is run and compared at once.
+type Command struct {
+	Text   string
+	Output []string // lines that it must print; nil where nothing is said of them
+}
+
+var (
+	fence      = regexp.MustCompile("^```(sh|console)(.*)$")
+	parameters = regexp.MustCompile(`(\w+)(?:=("[^"]*"|\S+))?`)
+)
+
+// Read returns the steps of a document, in order.
+func Read(path string) ([]Block, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read document: %w", err)
+	}
+	defer f.Close() // only read
+	var blocks []Block
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		switch text := strings.TrimSpace(lines.Text()); text {
+		case "<!-- ctrl-c -->":
+			blocks = append(blocks, Block{File: path, Line: n, Kind: CtrlC})
+			continue
+		case "<!-- new directory -->":
+			blocks = append(blocks, Block{File: path, Line: n, Kind: Anew})
+			continue
+		}
+		opening := fence.FindStringSubmatch(lines.Text())
+		if opening == nil {
+			if strings.HasPrefix(lines.Text(), "```") { // of another language
+				for n++; lines.Scan() && lines.Text() != "```"; n++ {
+				}
+			}
+			continue
+		}
+		block := Block{File: path, Line: n + 1}
+		if err := block.parameters(opening[2]); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, n, err)
+		}
+		var content []string
+		for n++; lines.Scan() && lines.Text() != "```"; n++ {
+			content = append(content, lines.Text())
+		}
+		if opening[1] == "console" {
+			block.Commands = session(content)
+		} else {
+			block.Commands = []Command{{Text: strings.Join(content, "\n")}}
+		}
+		blocks = append(blocks, block)
+	}
+	return blocks, lines.Err()
+}
+
+// parameters reads what stands behind the language.
+func (b *Block) parameters(text string) error {
+	for _, p := range parameters.FindAllStringSubmatch(text, -1) {
+		value := strings.Trim(p[2], `"`)
+		switch p[1] {
+		case "serve":
+			b.Kind = Serve
+		case "vm":
+			b.Kind = VM
+		case "norun":
+			b.Kind, b.Reason = NotRun, value
+		case "fails":
+			code, err := strconv.Atoi(value)
+			if err != nil {
+				return fmt.Errorf("fails=%s: want an exit code", value)
+			}
+			b.Code = code
+		default:
+			return fmt.Errorf("a block's parameter %q is not known", p[0])
+		}
+	}
+	return nil
+}
+
+// session splits a console's lines into commands and what they print.
+func session(lines []string) []Command {
+	var commands []Command
+	for _, line := range lines {
+		last := len(commands) - 1
+		if text, ok := strings.CutPrefix(line, "$ "); ok {
+			commands = append(commands, Command{Text: text, Output: []string{}})
+		} else if text, ok := strings.CutPrefix(line, "> "); ok && last >= 0 && len(commands[last].Output) == 0 {
+			commands[last].Text += "\n" + text
+		} else if last >= 0 {
+			commands[last].Output = append(commands[last].Output, line)
+		}
+	}
+	return commands
+}
+
+// Matches reports whether the lines that a command printed are those that are wanted. Runs
+// of blanks are all the same: figures have different widths.
+func Matches(want, got []string) bool {
+	if len(want) == 0 {
+		return len(got) == 0
+	}
+	if want[0] == "…" {
+		for skip := 0; skip <= len(got); skip++ {
+			if Matches(want[1:], got[skip:]) {
+				return true
+			}
+		}
+		return false
+	}
+	return len(got) > 0 && lineMatches(want[0], got[0]) && Matches(want[1:], got[1:])
+}
+
+func lineMatches(want, got string) bool {
+	normal := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	parts := strings.Split(normal(want), "…")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(parts[i])
+	}
+	return regexp.MustCompile("^" + strings.Join(parts, ".*") + "$").MatchString(normal(got))
+}
