@@ -61,9 +61,9 @@ func TestDebLivesAndDies(t *testing.T) {
 	if passwd := string(read(t, filepath.Join(root, "etc/passwd"))); !strings.Contains(passwd, "jnbd:x:") {
 		t.Errorf("no user jnbd: %q", passwd)
 	}
-	conffile := filepath.Join(root, "etc/jnbd/example.conf")
-	if out := dpkg(t, root, "--status", "jnbd"); !strings.Contains(out, "/etc/jnbd/example.conf ") {
-		t.Errorf("/etc/jnbd/example.conf is no conffile:\n%s", out)
+	conffile := filepath.Join(root, "etc/jnbd/example.toml")
+	if out := dpkg(t, root, "--status", "jnbd"); !strings.Contains(out, "/etc/jnbd/example.toml ") {
+		t.Errorf("/etc/jnbd/example.toml is no conffile:\n%s", out)
 	}
 	changed := append(read(t, conffile), "# changed here\n"...)
 	image := filepath.Join(root, "var/lib/jnbd/disk.img")
