@@ -63,13 +63,18 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // State asks for a state. If nobody listens on the socket, it returns ErrNoServer.
 func (c *Client) State(ctx context.Context) (*State, error) {
 	st, err := c.state(ctx)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("control socket %s: %w", c.socket, ErrNoServer)
-	case err != nil:
-		return nil, fmt.Errorf("control socket %s: %w", c.socket, err)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", c.socket, noServer(err))
 	}
 	return st, nil
+}
+
+// noServer is ErrNoServer for an error that says that nobody listens, else err.
+func noServer(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return ErrNoServer
+	}
+	return err
 }
 
 func (c *Client) state(ctx context.Context) (*State, error) {

@@ -36,6 +36,18 @@ func (s *Source) Remove(export string) {
 	s.disks = slices.DeleteFunc(slices.Clone(s.disks), func(d DiskSource) bool { return d.Export == export })
 }
 
+// Replace puts d in the place of the export of its name.
+func (s *Source) Replace(d DiskSource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disks = slices.Clone(s.disks)
+	for i := range s.disks {
+		if s.disks[i].Export == d.Export {
+			s.disks[i] = d
+		}
+	}
+}
+
 // all are the disks of now.
 func (s *Source) all() []DiskSource {
 	s.mu.Lock()

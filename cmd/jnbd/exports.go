@@ -24,14 +24,15 @@ import (
 type export struct {
 	spec  exportSpec
 	store *store
-	disk  *journal.Disk
-	flush *nbd.Latency // of the log
+	disk  *journal.Disk // serve's goroutine exchanges it
+	live  *liveDisk     // the same, for the clients
+	flush *nbd.Latency  // of the log
 }
 
 // served is the export as the server wants it.
 func (e *export) served() nbd.Export {
 	return nbd.Export{
-		Name: e.spec.name, Describe: describe(e.disk, e.spec.description), Device: e.disk,
+		Name: e.spec.name, Describe: describe(e.disk.Stats().UUID, e.live, e.spec.description), Device: e.live,
 		ReadOnly: e.spec.readOnly, AllowedNames: e.spec.tlsAllow,
 	}
 }
@@ -148,35 +149,13 @@ func (a *app) openExport(ctx context.Context, spec exportSpec, budget memoryBudg
 	if err := options.create.matches(diskPath, super); err != nil {
 		return nil, err
 	}
-	var mode jsuper.Mode // 0: as it is
-	if options.create.mode != "" {
-		if mode, err = parseMode(options.create.mode); err != nil {
-			return nil, err
-		}
-	}
-	cut := wal.CutPrefix
-	if options.recover == "barrier" {
-		cut = wal.CutBarrier
-	}
-	log := a.log.With().Str("disk", diskPath).Logger()
-	flush := &nbd.Latency{}
-	engine, err := journal.Open(opened.parts(), journal.Options{
-		BootID:         hostBootID(),
-		Recover:        cut,
-		CommitInterval: options.commitInterval,
-		Mode:           mode,
-		Memory:         budget.disk,
-		ReadOnly:       options.readOnly,
-		AcceptBacking:  options.acceptBacking,
-		OnFlush:        func(took time.Duration) { flush.Observe(took, 1) },
-		OnPoison: func(cause error) {
-			log.Error().Err(cause).Msg("disk is poisoned: writes and flushes fail until jnbd is restarted")
-		},
-	})
-	if err != nil {
+	e := &export{spec: spec, store: opened, flush: &nbd.Latency{}}
+	if e.disk, err = a.openEngine(e, budget, 0); err != nil {
 		return nil, opened.explain(err)
 	}
-	found := engine.Recovery()
+	e.live = &liveDisk{disk: e.disk}
+	log := a.log.With().Str("disk", diskPath).Logger()
+	found := e.disk.Recovery()
 	line := log.Info().Str("state", found.State.String()).Dur("took_ms", found.Took).
 		Int("frames", found.Frames).Int("records", found.Records).Int64("recovered_bytes", found.Bytes).
 		Uint64("cut_seq", found.CutSeq).Int("dropped_frames", found.DroppedFrames).Int64("dropped_bytes", found.DroppedBytes)
@@ -185,10 +164,41 @@ func (a *app) openExport(ctx context.Context, spec exportSpec, budget memoryBudg
 	} else {
 		line.Msg("disk opened")
 	}
-	if mode != 0 && mode != super.Mode {
+	if mode := e.disk.Stats().Mode; mode != super.Mode {
 		log.Info().Str("mode", mode.String()).Str("old_mode", super.Mode.String()).Msg("mode changed")
 	}
-	return &export{spec: spec, store: opened, disk: engine, flush: flush}, nil
+	return e, nil
+}
+
+// openEngine opens the disk of an export; with grow larger, so many bytes.
+func (a *app) openEngine(e *export, budget memoryBudget, grow int64) (*journal.Disk, error) {
+	options := &e.spec.exportOptions
+	var mode jsuper.Mode // 0: as it is
+	if options.create.mode != "" {
+		var err error
+		if mode, err = parseMode(options.create.mode); err != nil {
+			return nil, err
+		}
+	}
+	cut := wal.CutPrefix
+	if options.recover == "barrier" {
+		cut = wal.CutBarrier
+	}
+	log := a.log.With().Str("disk", e.spec.disk).Logger()
+	return journal.Open(e.store.parts(), journal.Options{
+		Grow:           grow,
+		BootID:         hostBootID(),
+		Recover:        cut,
+		CommitInterval: options.commitInterval,
+		Mode:           mode,
+		Memory:         budget.disk,
+		ReadOnly:       options.readOnly,
+		AcceptBacking:  options.acceptBacking,
+		OnFlush:        func(took time.Duration) { e.flush.Observe(took, 1) },
+		OnPoison: func(cause error) {
+			log.Error().Err(cause).Msg("disk is poisoned: writes and flushes fail until jnbd is restarted")
+		},
+	})
 }
 
 // matches refuses a --size that contradicts an existing disk.
@@ -219,8 +229,8 @@ func (a *app) newServer(exports []*export, options serveOptions, budget memoryBu
 
 // describe is what clients are told of a disk: which one it is, that it has lost nothing
 // (decision 12), and the operator's own words.
-func describe(d *journal.Disk, own string) func() string {
-	uuid := jsuper.FormatUUID(d.Stats().UUID)
+func describe(disk [16]byte, d *liveDisk, own string) func() string {
+	uuid := jsuper.FormatUUID(disk)
 	return func() string {
 		text := "jnbd disk " + uuid
 		if incarnation, seq := d.Incarnation(); incarnation != 0 {

@@ -35,6 +35,9 @@ const (
 	// checkpointTimeout is how long bringing the log home may take at a stop. What is left
 	// then is recovered at the next start; nothing is lost.
 	checkpointTimeout = 60 * time.Second
+	// reopenTimeout bounds what is brought home while clients wait for a disk that is opened
+	// anew. What is left then is recovered; nothing is lost.
+	reopenTimeout = 2 * time.Second
 )
 
 type serveOptions struct {
@@ -150,7 +153,8 @@ func (a *app) serve(invocation *invocation) (err error) {
 	defer func() { err = alsoError(err, a.closeExports(s.exports)) }()
 	s.server = a.newServer(s.exports, options, budget)
 	s.server.TLS, s.server.TLSConfig = s.tls.policy, s.tls.config()
-	if s.watch, err = a.openWatch(options.metrics, s.server, s.exports); err != nil {
+	commands := make(chan command)
+	if s.watch, err = a.openWatch(options.metrics, s.server, s.exports, commands); err != nil {
 		return err
 	}
 	defer func() { err = alsoError(err, s.watch.Close()) }()
@@ -197,6 +201,8 @@ func (a *app) serve(invocation *invocation) (err error) {
 			return nil
 		case <-reloads:
 			s.reload(ctx, invocation)
+		case c := <-commands:
+			c.done <- c.do(c.ctx, s)
 		case code := <-child.done():
 			if code != 0 {
 				return &childError{code}
