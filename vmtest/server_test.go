@@ -20,6 +20,7 @@ const serverLife = 30 * time.Second
 // server is jnbd on the host, on a TCP port of the loopback.
 type server struct {
 	t     *testing.T
+	port  int
 	cmd   *exec.Cmd
 	log   *firstWords
 	ended chan struct{} // closed when it has ended
@@ -39,6 +40,7 @@ func serve(t *testing.T, disk string, size int64, port int, flags ...string) *se
 	}, flags...)
 	s := &server{
 		t:     t,
+		port:  port,
 		cmd:   exec.Command(theWorld(t).jnbd, args...),
 		log:   &firstWords{},
 		ended: make(chan struct{}),

@@ -102,33 +102,35 @@ func (g *guest) jnbdAttach(uri, device string, flags ...string) int {
 	return answer.PID
 }
 
-// expected are the kernel's warnings of a connection that was lost, and of a machine like
-// this one. Every other warning may be a lost write.
-var expected = regexp.MustCompile(`block nbd\d+: (Connection timed out|Receive control failed|Dead connection|Disconnected|Send (control|data|disconnect) failed|Request send failed|shutting down sockets|reconnected socket|Other side returned|Possible stuck request)` +
-	`|nbd\d+: detected capacity change`)
+// lost are the kernel's warnings of a connection that was lost or made anew.
+const lost = `block nbd\d+: (Connection timed out|Receive (control|data) failed|Dead connection|Disconnected|` +
+	`Send (control|data|disconnect) failed|Request send failed|shutting down sockets|reconnected socket|` +
+	`not configured, cannot reconfigure)`
 
-// mustBeClean fails the test if the kernel has warned of anything but lost connections since
-// the device was attached.
+// suspicious are the words of what the kernel says when data may be lost.
+var suspicious = regexp.MustCompile(`nbd|EXT4|JBD2|I/O|Buffer|Aborting|blocked for more`)
+
+// mustBeClean fails the test if the kernel has warned of anything about its disks but lost
+// connections.
 func (g *guest) mustBeClean() {
 	g.t.Helper()
-	for line := range strings.Lines(g.kernelLog()) {
-		if strings.Contains(line, "nbd") && !expected.MatchString(line) || strings.Contains(line, "EXT4") ||
-			strings.Contains(line, "I/O error") || strings.Contains(line, "Buffer") {
+	for line := range strings.Lines(g.kernelLog(lost)) {
+		if suspicious.MatchString(line) {
 			g.t.Errorf("the kernel says: %s", line)
 		}
 	}
 }
 
-// kernelLog is the last of the kernel's warnings.
-func (g *guest) kernelLog() string {
+// kernelLog is the last of the kernel's warnings, but for lines like except.
+func (g *guest) kernelLog(except string) string {
 	g.t.Helper()
-	return g.do(step.Step{Do: step.KernelLog}).Out
+	return g.do(step.Step{Do: step.KernelLog, Options: except}).Out
 }
 
 // awaitLog waits until the kernel has warned of text.
 func (g *guest) awaitLog(text string) {
 	g.t.Helper()
-	g.await("the kernel to say "+text, func() bool { return strings.Contains(g.kernelLog(), text) })
+	g.await("the kernel to say "+text, func() bool { return strings.Contains(g.kernelLog(""), text) })
 }
 
 // await waits until what holds, asking again and again.

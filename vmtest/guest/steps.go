@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -27,7 +26,16 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 	case step.Load:
 		return step.Answer{}, loadModules(asked.Path)
 	case step.KernelLog:
-		return step.Answer{Out: step.Tail(kernelLog())}, nil
+		warnings, err := kernelLog(asked.Options)
+		return step.Answer{Out: step.Tail(warnings)}, err
+	case step.Blocked:
+		blocked, err := blockedThreads()
+		return step.Answer{Out: step.Tail(blocked)}, err
+	case step.WriteBlock:
+		return step.Answer{}, writeBlock(asked.Device, asked.Offset, step.Block(asked.Seed))
+	case step.ReadBlock:
+		block, err := readBlock(asked.Device, asked.Offset)
+		return step.Answer{}, errors.Join(err, say(step.Describe(asked.Device, block)))
 	case step.Mount:
 		return step.Answer{}, mount(asked)
 	case step.Unmount:
@@ -42,24 +50,6 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 		return step.Answer{}, writeSynced(asked.Dir, asked.Seed, asked.Files, say)
 	}
 	return step.Answer{}, fmt.Errorf("unknown step %q", asked.Do)
-}
-
-// kernelLog is what the kernel has warned of so far, and worse, a line each.
-func kernelLog() []byte {
-	const readAll, warning = 3, '4' // SYSLOG_ACTION_READ_ALL, KERN_WARNING
-	buffer := make([]byte, 1<<20)   // more than the kernel keeps
-	n, err := unix.Klogctl(readAll, buffer)
-	if err != nil {
-		return []byte("read the kernel's log: " + err.Error()) // which no test expects
-	}
-	var grave []byte
-	for line := range bytes.Lines(buffer[:n]) {
-		// <4>[    2.123456] text
-		if len(line) > 2 && line[0] == '<' && line[1] <= warning && line[2] == '>' {
-			grave = append(grave, line[3:]...)
-		}
-	}
-	return grave
 }
 
 // mount mounts a file system. Its directory is made when it is not there.

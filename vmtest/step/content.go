@@ -27,6 +27,16 @@ func Content(seed uint64, i int) []byte {
 	return content
 }
 
+// BlockSize is what WriteBlock writes, in bytes.
+const BlockSize = 4096
+
+// Block is the content of a block of a seed.
+func Block(seed uint64) []byte {
+	block := make([]byte, BlockSize)
+	fill(rand.New(rand.NewPCG(seed, 0)), block)
+	return block
+}
+
 // Name is the name of file number i: a path with one to three directories.
 func Name(seed uint64, i int) string {
 	random := rand.New(rand.NewPCG(seed^0x9e3779b97f4a7c15, uint64(i)))

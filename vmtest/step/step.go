@@ -46,13 +46,16 @@ const (
 	Start       = "start"        // starts Args, waits for its first line of output: Answer.Out, Answer.PID
 	Stop        = "stop"         // sends Signal to PID, waits for its end; Answer.Out, Answer.Code
 	Read        = "read"         // reads the text file Path; Answer.Out
-	KernelLog   = "kernel-log"   // the last warnings, and worse, of the kernel; Answer.Out
+	KernelLog   = "kernel-log"   // the last warnings, and worse, of the kernel, but for lines like Options; Answer.Out
+	Blocked     = "blocked"      // threads that wait and can't be ended (state D), a line each; Answer.Out
 	Load        = "load"         // loads the kernel modules in the directory Path
 	Mount       = "mount"        // mounts Device at Dir, as Type with Options
 	Unmount     = "unmount"      // unmounts Dir
 	WriteTree   = "write-tree"   // writes Files files under Dir from Seed, syncs, names them
 	ReadTree    = "read-tree"    // reads and names every file under Dir
 	WriteSynced = "write-synced" // writes and fsyncs Files files in Dir, or until one fails, names each
+	WriteBlock  = "write-block"  // writes BlockSize bytes from Seed at Offset of Device, past the page cache
+	ReadBlock   = "read-block"   // reads them, past the page cache, and names them as a file
 	Quit        = "quit"         // prints End on the console and resets the machine
 )
 
@@ -67,8 +70,9 @@ type Step struct {
 	Device  string   `json:"device,omitempty"`
 	Dir     string   `json:"dir,omitempty"`
 	Type    string   `json:"type,omitempty"`    // of a file system; "" is ext4
-	Options string   `json:"options,omitempty"` // of a mount
+	Options string   `json:"options,omitempty"` // of a mount; for KernelLog a regular expression
 	Seed    uint64   `json:"seed,omitempty"`
+	Offset  int64    `json:"offset,omitempty"` // bytes, a multiple of BlockSize
 	Files   int      `json:"files,omitempty"`
 }
 
