@@ -131,6 +131,8 @@ func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
 	if tail <= old {
 		return false, nil
 	}
+	d.movingTo.Store(tail)
+	defer d.movingTo.Store(0)
 	if err := d.moveTail(tail); err != nil {
 		return false, d.poisonWith(fmt.Errorf("checkpoint to log position %d: %w", tail, err))
 	}

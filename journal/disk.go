@@ -102,6 +102,7 @@ type Disk struct {
 	superDurable atomic.Int64 // the durable mark in the superblock
 	counters     counters
 	lag          lag
+	movingTo     atomic.Int64 // the tail that a checkpoint is making; 0 if none is
 }
 
 // Size is the disk's length in bytes. The error is always nil; it is there for the backend

@@ -23,6 +23,7 @@ type Stats struct {
 	DiskBytes   int64
 	LogBytes    int64
 	Tail, Head  int64 // log positions of the oldest and behind the newest live byte
+	MovingTo    int64 // the tail that a checkpoint is making; 0 if none is
 	DurableUpTo int64
 	Epoch       [16]byte
 	NextSeq     uint64
@@ -94,6 +95,19 @@ type Recovery struct {
 	Took          time.Duration
 }
 
+// Barriers are log positions of durable barriers, oldest first: the last one, and of those
+// before it some in each segment that is live. Like Stats it waits for nothing.
+func (d *Disk) Barriers() []int64 {
+	if d.log == nil {
+		return nil
+	}
+	var positions []int64
+	for _, p := range d.log.Barriers() {
+		positions = append(positions, p.Pos)
+	}
+	return positions
+}
+
 // Recovery is what Open found.
 func (d *Disk) Recovery() Recovery { return d.recovery }
 
@@ -119,6 +133,7 @@ func (d *Disk) Stats() Stats {
 		s.BarrierSeq, s.BarrierTime = st.Barrier.Seq, st.Barrier.Time
 		s.LoggedBytes, s.Flushes = st.AppendedBytes, st.Flushes
 	}
+	s.MovingTo = d.movingTo.Load()
 	s.OldestChange = d.lag.oldest(s.Tail)
 	s.OverlayExtents, s.OverlayBytes = d.overlay.size()
 	s.ClientBytes = d.counters.clientBytes.Load()

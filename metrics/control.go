@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -16,7 +17,7 @@ import (
 // The control socket of a disk lies beside it, for those who may write the disk: it has mode
 // 0600. It speaks HTTP, with the paths of Handler.
 
-// ErrNoServer is Ask's answer when nobody listens on the socket.
+// ErrNoServer is a Client's answer when nobody listens.
 var ErrNoServer = errors.New("no server is listening")
 
 const (
@@ -40,31 +41,39 @@ func ForDisk(from *Source, export string) http.Handler {
 	return mux
 }
 
-// Client asks one control socket, again and again over one connection.
+// Client asks one server, again and again over one connection.
 type Client struct {
-	socket string
-	http   http.Client
+	from string // for people
+	url  string
+	http http.Client
 }
 
-// NewClient makes a client of a socket. It does not connect yet. Close ends it.
+// NewClient makes a client of a control socket. It does not connect yet. Close ends it.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &Client{
-		socket: socket,
-		http:   http.Client{Timeout: askTimeout, Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1}},
-	}
+	return newClient("control socket "+socket, "http://jnbd", &http.Transport{DialContext: dial})
+}
+
+// NewHTTPClient makes a client of what serve --metrics listens on, as http://HOST:PORT.
+func NewHTTPClient(base string) *Client {
+	return newClient(base, strings.TrimRight(base, "/"), &http.Transport{})
+}
+
+func newClient(from, base string, transport *http.Transport) *Client {
+	transport.MaxIdleConns = 1
+	return &Client{from: from, url: base + livePath, http: http.Client{Timeout: askTimeout, Transport: transport}}
 }
 
 // Close closes the connection.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// State asks for a state. If nobody listens on the socket, it returns ErrNoServer.
+// State asks for a state. If nobody listens, it returns ErrNoServer.
 func (c *Client) State(ctx context.Context) (*State, error) {
 	st, err := c.state(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", c.socket, noServer(err))
+		return nil, fmt.Errorf("%s: %w", c.from, noServer(err))
 	}
 	return st, nil
 }
@@ -78,7 +87,7 @@ func noServer(err error) error {
 }
 
 func (c *Client) state(ctx context.Context) (*State, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://jnbd"+livePath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,8 @@
 //	handler.go    the HTTP side: /metrics, /healthz, /live.json
 //	server.go     its server, for a TCP address and for a disk's control socket
 //	control.go    the client of a control socket
+//	top/          two States as a picture in a terminal
+//	human/        figures as people read them
 //
 // Nothing here runs unless somebody asks: counting is done where things happen, without locks
 // or allocations (nbd/latency.go, journal/stats.go), and adding up is done for each question.

@@ -55,7 +55,7 @@ func (c *Client) Resize(ctx context.Context, bytes int64) error {
 	patient := http.Client{Transport: c.http.Transport}
 	response, err := patient.Do(request)
 	if err != nil {
-		return fmt.Errorf("control socket %s: %w", c.socket, noServer(err))
+		return fmt.Errorf("%s: %w", c.from, noServer(err))
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusOK {
@@ -63,7 +63,7 @@ func (c *Client) Resize(ctx context.Context, bytes int64) error {
 	}
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxRefusal))
 	if err != nil {
-		return fmt.Errorf("control socket %s: %w", c.socket, err)
+		return fmt.Errorf("%s: %w", c.from, err)
 	}
 	return errors.New(strings.TrimSpace(string(text)))
 }

@@ -105,6 +105,21 @@ func (s *Source) Poisoned() map[string]error {
 	return found
 }
 
+// maxBarriers bounds the barriers of a state: more than anybody can draw.
+const maxBarriers = 128
+
+// sample is at most n of all, the last one always among them, evenly.
+func sample(all []int64, n int) []int64 {
+	if len(all) <= n {
+		return append([]int64{}, all...)
+	}
+	some := make([]int64, n)
+	for i := range some {
+		some[i] = all[(i+1)*len(all)/n-1]
+	}
+	return some
+}
+
 func (s *DiskSource) state(now time.Time, clients *nbd.ExportStats) Disk {
 	st := s.Disk.Stats()
 	flush := s.Flush.Stats()
@@ -118,6 +133,7 @@ func (s *DiskSource) state(now time.Time, clients *nbd.ExportStats) Disk {
 			BarrierSeq:   st.BarrierSeq,
 			NotHomeBytes: st.OverlayBytes, NotHomeExtents: st.OverlayExtents,
 			Flushes: st.Flushes, Checkpoints: st.Checkpoints,
+			Barriers: sample(s.Disk.Barriers(), maxBarriers), MovingTo: st.MovingTo,
 		},
 		Spare: Spare{
 			SizeBytes: st.SpareBytes, UsedBytes: st.SpareUsedBytes,

@@ -57,6 +57,11 @@ type Log struct {
 	BarrierSeq  uint64     `json:"barrier_seq"` // of the last durable barrier; 0 for none
 	BarrierTime *time.Time `json:"barrier_time"`
 
+	// Barriers are positions of some durable barriers, the last one among them, oldest first.
+	Barriers []int64 `json:"barriers"`
+	// MovingTo is the tail that a checkpoint is making; 0 if none is.
+	MovingTo int64 `json:"moving_to"`
+
 	NotHomeBytes   int64   `json:"not_home_bytes"` // whose newest version is only in the log
 	NotHomeExtents int     `json:"not_home_extents"`
 	Flushes        uint64  `json:"flushes"`

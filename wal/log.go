@@ -29,6 +29,7 @@ package wal
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,6 +124,14 @@ func (l *Log) Stats() Stats {
 		Flushes:       l.counts.flushes,
 		SoftFlushes:   l.counts.softFlushes,
 	}
+}
+
+// Barriers are positions of durable barriers, oldest first: the last one, and of those before
+// it some in each segment that is live.
+func (l *Log) Barriers() []Point {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.points)
 }
 
 // SegmentBytes is the size of a segment.

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"jnbd/jsuper"
 	"jnbd/metrics"
+	"jnbd/metrics/human"
 )
 
 // askControl asks the server of a disk about it. Both results are nil if none answers, or if
@@ -59,22 +59,7 @@ func liveFacts(d *metrics.Disk) []fact {
 
 // latencyText is a histogram in a line.
 func latencyText(h *metrics.Histogram) string {
-	return fmt.Sprintf("%d times, p50 %s, p99 %s", h.Count, humanDuration(h.Quantile(0.5)), humanDuration(h.Quantile(0.99)))
-}
-
-// humanDuration is a duration with two or three digits, enough to see how long it is.
-func humanDuration(d time.Duration) string {
-	switch {
-	case d >= 10*time.Second:
-		return fmt.Sprintf("%.0f s", d.Seconds())
-	case d >= time.Second:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d >= 10*time.Millisecond:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
-	}
-	return fmt.Sprintf("%.0f µs", d.Seconds()*1e6)
+	return fmt.Sprintf("%d times, p50 %s, p99 %s", h.Count, human.Duration(h.Quantile(0.5)), human.Duration(h.Quantile(0.99)))
 }
 
 // humanBytes is humanSize for counters.

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"jnbd/metrics/human"
 )
 
 // sizeUnits are the suffixes a size may carry, each 1024 times the one before.
@@ -57,16 +59,7 @@ func formatSize(bytes int64) string {
 }
 
 // humanSize writes a size for people: three digits are enough to see how much it is.
-func humanSize(bytes int64) string {
-	if bytes < 1024 {
-		return fmt.Sprintf("%d B", bytes)
-	}
-	value, unit := float64(bytes)/1024, 0
-	for value >= 1024 && unit < len(sizeUnits)-1 {
-		value, unit = value/1024, unit+1
-	}
-	return fmt.Sprintf("%.1f %ciB", value, sizeUnits[unit])
-}
+func humanSize(bytes int64) string { return human.Size(bytes) }
 
 // sizeFlag is a size on the command line. It satisfies pflag.Value.
 type sizeFlag struct {
