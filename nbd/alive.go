@@ -33,8 +33,8 @@ import (
 // socket's buffers hold.
 //
 // A client that says DISC and then leaves has asked for its outstanding requests to be
-// finished, so age alone raises no doubt once DISC is in the read buffer, wherever the
-// requests before it are. But once another connection has changed the
+// finished, so age alone raises no doubt once DISC is in the read buffer, or in the socket
+// (goodbye.go), wherever the requests before it are. But once another connection has changed the
 // export, these requests would come out of order after that one's, and are dropped.
 
 const (
@@ -46,27 +46,35 @@ const (
 	staleAfter = 500 * time.Millisecond
 )
 
-// admit reports whether a change whose bytes were read at received may be applied now. The
+// admit reports whether a change whose bytes were read at received may be applied now.
+// saidGoodbye is asked when the client has left: whether a DISC lies in its socket. The
 // Device calls it under the lock of its order, so that between the answer and the change's
 // place in the order no other change is admitted.
-func (c *conn) admit(received time.Time) bool {
+func (c *conn) admit(received time.Time, saidGoodbye func() bool) bool {
 	if c.gone.Load() {
 		return false
 	}
 	alone := c.export.changes.Load() == c.changesSeen.Load()
 	young := c.disconnecting.Load() || time.Since(received) < doubtAfter
 	if !(alone && young) && c.hungUp() {
-		c.gone.Store(true)
-		return false
+		if !alone || !saidGoodbye() {
+			c.gone.Store(true)
+			return false
+		}
+		c.disconnecting.Store(true)
 	}
 	c.changesSeen.Store(c.export.changes.Add(1))
 	return true
 }
 
-// doubt looks whether the client is still there, because what was just read may have
-// waited in the socket for long.
-func (c *conn) doubt() {
-	if c.hungUp() {
+// settleDoubt looks whether the client is still there if what was just read may have
+// waited in the socket for long. One that left in order is.
+func (c *conn) settleDoubt() {
+	if !c.stale {
+		return
+	}
+	c.stale = false
+	if !c.disconnecting.Load() && c.hungUp() && !c.endsInSocket() {
 		c.gone.Store(true)
 	}
 }

@@ -239,10 +239,11 @@ func TestStaleBytes(t *testing.T) {
 			if _, err := c.receive(make([]byte, 100), 0); err != nil {
 				t.Fatal(err)
 			}
+			c.settleDoubt()
 			if got := c.gone.Load(); got != tt.gone {
 				t.Errorf("gone: %v, want %v", got, tt.gone)
 			}
-			if got := c.admit(c.received); got == tt.gone && !tt.left {
+			if got := c.admit(c.received, c.tailInSocket); got == tt.gone && !tt.left {
 				t.Errorf("admitted: %v", got)
 			}
 		})
@@ -284,13 +285,13 @@ func TestAdmit(t *testing.T) {
 			if tt.left {
 				_ = far.Close()
 			}
-			if got := c.admit(time.Now().Add(-tt.age)); got != tt.want {
+			if got := c.admit(time.Now().Add(-tt.age), c.tailInSocket); got != tt.want {
 				t.Errorf("admit: %v, want %v", got, tt.want)
 			}
 			if tt.want && c.export.changes.Load() != c.changesSeen.Load() {
 				t.Error("the change was not noted")
 			}
-			if !tt.want && c.admit(time.Now()) {
+			if !tt.want && c.admit(time.Now(), c.tailInSocket) {
 				t.Error("a later change was admitted")
 			}
 		})

@@ -35,7 +35,7 @@ func (c *conn) acceptWrite(req *request) (whole bool, err error) {
 	c.from += head
 	switch {
 	case no.errno != 0:
-		c.runBatch()
+		c.runBatchBefore(req.payload)
 		if err := c.drainPayload(req.payload); err != nil {
 			return false, err
 		}
@@ -43,7 +43,7 @@ func (c *conn) acceptWrite(req *request) (whole bool, err error) {
 	case n == 0:
 		c.succeedEmpty(req)
 	case n > inPlaceBytes:
-		c.runBatch()
+		c.runBatchBefore(req.payload)
 		return true, c.handOffWrite(req)
 	default:
 		c.addWrite(req)
@@ -93,6 +93,13 @@ func (c *conn) runBatch() {
 	b.n, b.bytes = 0, 0
 }
 
+// runBatchBefore is runBatch when the next bytes of the stream are a payload.
+func (c *conn) runBatchBefore(payload uint64) {
+	c.skip = int(min(payload, maxPeek+1))
+	c.runBatch()
+	c.skip = 0
+}
+
 // handOffWrite gives a WRITE with a large payload to a worker. The payload is received here,
 // once, into the buffer from which the Device takes it.
 func (c *conn) handOffWrite(req *request) error {
@@ -112,6 +119,7 @@ func (c *conn) handOffWrite(req *request) error {
 		o.land() // a payload that did not come whole never reaches the Device
 		return err
 	}
+	c.settleDoubt()
 	c.limit = afterLarge
 	o.received = c.received
 	c.export.workers.do(o)

@@ -44,7 +44,7 @@ func (p *opCache) get() *op {
 		return o
 	}
 	o := new(op)
-	o.admit = func() bool { return o.c.admit(o.received) }
+	o.admit = func() bool { return o.c.admit(o.received, o.c.tailInSocket) }
 	return o
 }
 
@@ -89,6 +89,9 @@ func (c *conn) answerable() error {
 	case <-c.ended:
 		return net.ErrClosed
 	default:
+		if c.disconnecting.Load() {
+			return nil // it has left, and what it asked for before is to be done
+		}
 		return c.outbox.failure()
 	}
 }

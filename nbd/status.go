@@ -33,7 +33,7 @@ func (c *conn) acceptPayload(req *request) (whole bool, err error) {
 	}
 	c.from += head
 	c.count.requests.Add(1)
-	c.runBatch()
+	c.runBatchBefore(req.payload)
 	if no.errno != 0 {
 		if err := c.drainPayload(req.payload); err != nil {
 			return false, err

@@ -41,6 +41,8 @@ type reader struct {
 	from, to int
 	limit    int       // how much the next read may take
 	received time.Time // when the last bytes came
+	stale    bool      // they came long after those before them
+	skip     int       // payload bytes from where input[from:] begins to the next request
 	replies  []byte    // collected, not handed to the outbox
 	reads    int       // READs among them, not counted in a histogram yet
 	batch    batch
@@ -61,7 +63,7 @@ func (c *conn) transmit() error {
 	c.input = mapPages(inputBytes)
 	c.limit = inputBytes
 	c.received = time.Now()
-	c.batch.admit = func() bool { return c.admit(c.received) }
+	c.batch.admit = func() bool { return c.admit(c.received, c.endsInSocket) }
 	for {
 		end := c.serveReceived()
 		c.runBatch()
@@ -87,9 +89,11 @@ func (c *conn) transmit() error {
 // serveReceived begins every whole request in the buffer. It returns an error when there
 // is nothing to come after them.
 func (c *conn) serveReceived() error {
-	if c.endsInDisconnect() {
+	// A payload may look like a DISC, so when the last bytes do, all before them is walked.
+	if c.style.endsInDisconnect(c.input[c.from:c.to]) {
 		c.disconnecting.Store(true) // now: what lies before it may have to wait long
 	}
+	c.settleDoubt()
 	head := c.style.requestSize()
 	for c.to-c.from >= head {
 		req, ok := c.style.decode(c.input[c.from:c.to])
@@ -125,28 +129,6 @@ func (c *conn) serveReceived() error {
 		}
 	}
 	return nil
-}
-
-// endsInDisconnect reports whether the last request in the buffer is DISC. A payload may
-// look like one, so when the last bytes do, the requests before them are walked.
-func (c *conn) endsInDisconnect() bool {
-	head := c.style.requestSize()
-	last := c.to - head
-	if last < c.from {
-		return false
-	}
-	if req, ok := c.style.decode(c.input[last:c.to]); !ok || req.cmd != cmdDisc {
-		return false
-	}
-	at := c.from
-	for at < last {
-		req, ok := c.style.decode(c.input[at:c.to])
-		if !ok || req.cmd == cmdDisc || req.payload > inputBytes {
-			return false
-		}
-		at += head + int(req.payload)
-	}
-	return at == last
 }
 
 // perform begins a request without payload.
@@ -251,7 +233,8 @@ func (c *conn) succeedEmpty(req *request) {
 }
 
 // sendCollected hands the collected replies to the outbox. Even when there are none it
-// waits while the client has too much unread, whoever posted that.
+// waits while the client has too much unread, whoever posted that. A client that says DISC and
+// leaves does not wait for replies, but for what it has asked for.
 func (c *conn) sendCollected() error {
 	if c.reads > 0 {
 		c.count.latency[cmdRead].Observe(time.Since(c.received), c.reads)
@@ -259,6 +242,9 @@ func (c *conn) sendCollected() error {
 	}
 	err := c.outbox.send(c.replies)
 	c.replies = c.replies[:0]
+	if c.disconnecting.Load() {
+		return nil
+	}
 	return err
 }
 
@@ -287,7 +273,7 @@ func (c *conn) receive(p []byte, own int) (int, error) {
 		if n > 0 {
 			now := time.Now()
 			if now.Sub(c.received) > staleAfter {
-				c.doubt()
+				c.stale = true
 			}
 			c.received = now
 			return n, nil
