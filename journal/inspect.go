@@ -17,6 +17,11 @@ type Report struct {
 	Scan           *wal.ScanResult
 	OverlayExtents int   // ranges whose newest version is not home
 	OverlayBytes   int64 // bytes in them
+
+	// Of the write-once side; 0 without one.
+	DisplacedBytes int64 // in spare slots
+	SpareBytes     int64 // the spare area
+	SpareUsedBytes int64 // of it in use
 }
 
 // Inspect looks at a disk as Open would, and writes nothing. Its errors are of the same
@@ -36,5 +41,6 @@ func Inspect(p Parts, opt InspectOptions) (*Report, error) {
 		return r, err
 	}
 	r.OverlayExtents, r.OverlayBytes = d.overlay.size()
+	r.DisplacedBytes, r.SpareBytes, r.SpareUsedBytes = d.onceBytes()
 	return r, d.checkBacking(false)
 }

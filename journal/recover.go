@@ -63,6 +63,9 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	}
 	if !opt.ReadOnly {
 		if err := d.takeOver(scan); err != nil {
+			if d.log != nil {
+				err = errors.Join(err, d.log.Close())
+			}
 			return nil, err
 		}
 	}
@@ -301,12 +304,22 @@ func (d *Disk) findLost(opt wal.ScanOptions) (int64, error) {
 }
 
 // checkBacking is step 3: P10's "disk changed behind our back", as far as samples tell.
-// After Closed the backing was anyone's to write.
+// After Closed the backing was anyone's to write. A change that is accepted makes the disk
+// what the backing holds; one that nothing shows is none.
 func (d *Disk) checkBacking(accept bool) error {
-	if accept || d.super.State == jsuper.Closed {
-		d.accepted = accept
+	if d.super.State == jsuper.Closed {
 		return nil
 	}
+	err := d.compareBacking()
+	if !accept || (!errors.Is(err, ErrBackingChanged) && !errors.Is(err, ErrForeign)) {
+		return err
+	}
+	d.accepted = true
+	return d.adoptAbsent()
+}
+
+// compareBacking holds the backing against what the superblock says of it.
+func (d *Disk) compareBacking() error {
 	if err := d.checkIdentity(); err != nil {
 		return err
 	}
@@ -358,25 +371,16 @@ func (d *Disk) allHome(off, n int64) bool {
 
 // takeOver is step 4.
 func (d *Disk) takeOver(scan *wal.ScanResult) error {
-	if d.once != nil && d.super.State == jsuper.Closed {
+	found := d.super.State
+	if d.once != nil && (found == jsuper.Closed || (found == jsuper.Clean && d.accepted)) {
 		if err := d.storeFound(); err != nil {
 			return err
 		}
 	}
-	if d.super.State != jsuper.Dirty || d.accepted {
-		d.super.State = jsuper.Dirty
-		d.super.UpdatedAt = time.Now()
-		// Accepted, or closed before: this is what the homes hold from now on. What the log
-		// covers is not compared, whatever the fingerprint says of it.
-		if err := d.fingerprint(); err != nil {
+	if found != jsuper.Dirty {
+		// This is what the homes hold from now on.
+		if err := d.saveDirty(); err != nil {
 			return err
-		}
-		var err error
-		if d.super.BackingID, err = identity(d.backing); err != nil {
-			return err
-		}
-		if err := d.store.Save(&d.super); err != nil {
-			return fmt.Errorf("superblock: %w", err)
 		}
 	}
 	logOpt := wal.Options{
@@ -407,6 +411,11 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 		d.once.generation = d.super.StateGeneration
 		d.once.state.Committed(d.super.StateGeneration)
 	}
+	if found == jsuper.Dirty && d.accepted {
+		if err := d.storeAccepted(); err != nil {
+			return err
+		}
+	}
 	d.maxPayload = log.MaxRecordPayload()
 	d.maxRequest = log.MaxAppendBytes()
 	d.logRoom = st.Free + st.Head - st.Tail
@@ -414,8 +423,84 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 	return nil
 }
 
-// storeFound stores what replay found the backing to hold after a close, under a superblock that
-// still says Closed: until the next one says otherwise, it can be found again.
+// saveDirty notes in the superblock that the disk is in use, and what the homes hold. What the
+// log covers is not compared, whatever the fingerprint says of it.
+func (d *Disk) saveDirty() (err error) {
+	d.super.State = jsuper.Dirty
+	d.super.UpdatedAt = time.Now()
+	if err := d.fingerprint(); err != nil {
+		return err
+	}
+	if d.super.BackingID, err = identity(d.backing); err != nil {
+		return err
+	}
+	if err := d.store.Save(&d.super); err != nil {
+		return fmt.Errorf("superblock: %w", err)
+	}
+	return nil
+}
+
+// storeAccepted remembers that the backing of a disk with a log was accepted. The log is durable
+// by now, so what it says of bases may be stored. Until then, a crash leaves a disk that is
+// refused again.
+func (d *Disk) storeAccepted() error {
+	if err := d.saveBases(); err != nil {
+		return err
+	}
+	if err := d.saveDirty(); err != nil {
+		return err
+	}
+	if d.once != nil {
+		d.once.generation = d.super.StateGeneration
+		d.once.state.Committed(d.super.StateGeneration)
+	}
+	return nil
+}
+
+// adoptAbsent makes present what an accepted backing holds where the disk was absent: who wrote
+// to it wants to see that, and zeros beside it would be neither disk nor backing. What the
+// log speaks of is the log's.
+func (d *Disk) adoptAbsent() error {
+	if d.once == nil {
+		return nil
+	}
+	for from := int64(0); ; {
+		runs := d.once.state.AbsentRuns(from, walkChunk)
+		for _, r := range runs {
+			off := r.Start * blockBytes
+			err := disk.Extents(d.home, off, min(r.N*blockBytes, d.size-off), func(off, n int64, hole bool) bool {
+				if !hole {
+					d.adopt(off/blockBytes, blocksOf(off+n))
+				}
+				return true
+			})
+			if err != nil {
+				return fmt.Errorf("look for what the backing holds: %w", err)
+			}
+			from = r.Start + r.N
+		}
+		if len(runs) < walkChunk {
+			return nil
+		}
+	}
+}
+
+// adopt makes the absent blocks [first, last) present, but for those whose bases the log changed.
+func (d *Disk) adopt(first, last int64) {
+	for _, e := range d.touched.lookup(nil, first*blockBytes, min(last*blockBytes, d.size)) {
+		if stop := e.off / blockBytes; first < stop {
+			d.once.state.MapHome(first, stop-first, d.super.Tail)
+		}
+		first = blocksOf(e.end)
+	}
+	if first < last {
+		d.once.state.MapHome(first, last-first, d.super.Tail)
+	}
+}
+
+// storeFound stores what the backing was found to hold, after a close or because it was accepted,
+// under a superblock that still says so: until the next one says otherwise, it can be found
+// again. The log is empty then.
 func (d *Disk) storeFound() error {
 	if err := d.store.Save(&d.super); err != nil {
 		return fmt.Errorf("superblock: %w", err)

@@ -139,9 +139,8 @@ func (d *Disk) Stats() Stats {
 	s.ClientBytes = d.counters.clientBytes.Load()
 	if d.once != nil {
 		o := d.once.state.Stats()
-		s.DisplacedBlocks, s.DisplacedBytes = o.Displaced, o.Displaced*blockBytes
-		s.SpareBytes = d.opened.SpareBytes
-		s.SpareUsedBytes = s.SpareBytes - o.SpareFree*blockBytes
+		s.DisplacedBlocks = o.Displaced
+		s.DisplacedBytes, s.SpareBytes, s.SpareUsedBytes = d.onceBytes()
 		s.InPlaceBytes, s.ToSpareBytes = d.once.homeBytes.Load(), d.once.spareBytes.Load()
 	}
 	s.HomeBytes = d.counters.homeBytes.Load()
@@ -152,4 +151,14 @@ func (d *Disk) Stats() Stats {
 	s.Checkpoints = d.counters.checkpoints.Load()
 	s.Poisoned = d.Err()
 	return s
+}
+
+// onceBytes is how much is displaced, how large the spare area is, and how much of it is in use.
+func (d *Disk) onceBytes() (displaced, spare, used int64) {
+	if d.once == nil {
+		return 0, 0, 0
+	}
+	st := d.once.state.Stats()
+	spare = d.opened.SpareBytes
+	return st.Displaced * blockBytes, spare, spare - st.SpareFree*blockBytes
 }

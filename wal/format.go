@@ -152,6 +152,14 @@ var (
 	errFull        = errors.New("the ring is full")
 )
 
+// IsFrame reports whether a whole header of a frame begins p, of this version or a newer one,
+// wherever it was found.
+func IsFrame(p []byte) bool {
+	le := binary.LittleEndian
+	return len(p) >= headerBytes && le.Uint64(p[offMagic:]) == magicWord &&
+		le.Uint32(p[offHeaderCRC:]) == crc32.Update(seedOf(p), castagnoli, p[:offHeaderCRC])
+}
+
 // decodeHeader takes a header from the first bytes of a line and checks all that can be
 // checked without its records. Of a newer version, only the fields that never move are
 // filled in.
@@ -161,7 +169,7 @@ func decodeHeader(geo geometry, head []byte) (header, error) {
 	if le.Uint64(head[offMagic:]) != magicWord {
 		return h, errNoMagic
 	}
-	if le.Uint32(head[offHeaderCRC:]) != crc32.Update(seedOf(head), castagnoli, head[:offHeaderCRC]) {
+	if !IsFrame(head) {
 		return h, errHeaderCRC
 	}
 	h.version = le.Uint16(head[offVersion:])

@@ -88,11 +88,6 @@ func (s *store) check() (checkResult, error) {
 		}
 	}
 	report, inspectErr := journal.Inspect(s.parts(), journal.InspectOptions{VerifyAll: true, Direct: true})
-	if inspectErr == nil {
-		spare, lookErr := s.lookOnce(report.Super)
-		inspectErr = lookErr
-		result.DisplacedBytes, result.SpareBytes, result.SpareUsedBytes = spare.displacedBytes, spare.spareBytes, spare.spareUsedBytes
-	}
 	if err = errors.Join(err, inspectErr); err != nil {
 		err = s.explain(err)
 		if errors.Is(err, jsuper.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) {
@@ -104,6 +99,7 @@ func (s *store) check() (checkResult, error) {
 	if report != nil && report.Super != nil {
 		result.State = report.Super.State.String()
 		result.NotHomeBytes = report.OverlayBytes
+		result.DisplacedBytes, result.SpareBytes, result.SpareUsedBytes = report.DisplacedBytes, report.SpareBytes, report.SpareUsedBytes
 		if scan := report.Scan; scan != nil {
 			result.Frames, result.Records, result.ReadBytes = scan.Frames, scan.Records, scan.BytesRead
 			result.LogUsedBytes = scan.End - report.Super.Tail

@@ -32,7 +32,7 @@ is closed, and lets 'jnbd serve' resume it, until you remove it.`,
 		},
 	}
 	cmd.Flags().StringVar(&journalFlag, "journal", "", "where the journal lies: PATH or internal (default: DISK.jnbd, else DISK's tail)")
-	cmd.Flags().BoolVar(&acceptBacking, "accept-backing", false, "close a disk even if something else has written to it since its last use")
+	cmd.Flags().BoolVar(&acceptBacking, "accept-backing", false, "close a disk even if something else has written to it since its last use; where the journal holds nothing newer, that is read")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }

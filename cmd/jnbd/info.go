@@ -64,18 +64,14 @@ func diskFacts(ctx context.Context, diskPath, journalFlag string) (_ *diskInfo, 
 		}
 	}
 	var report *journal.Report
-	var spare once
 	err = look(inUse, func() (err error) {
-		if report, err = journal.Inspect(s.parts(), journal.InspectOptions{}); err != nil {
-			return err
-		}
-		spare, err = s.lookOnce(report.Super)
+		report, err = journal.Inspect(s.parts(), journal.InspectOptions{})
 		return err
 	})
 	if report == nil || report.Super == nil || (err != nil && !inUse) {
 		return nil, s.explain(err)
 	}
-	return newDiskInfo(s.place, inUse, report, spare), nil
+	return newDiskInfo(s.place, inUse, report), nil
 }
 
 // diskInfo is what info prints. Fields that need a look at the log are null when the log
@@ -157,12 +153,12 @@ func superInfo(at place, super *jsuper.Superblock) *diskInfo {
 }
 
 // newDiskInfo is what a look from outside finds.
-func newDiskInfo(at place, inUse bool, report *journal.Report, spare once) *diskInfo {
+func newDiskInfo(at place, inUse bool, report *journal.Report) *diskInfo {
 	super := report.Super
 	info := superInfo(at, super)
 	info.InUse = inUse
-	info.DisplacedBytes, info.SpareUsedBytes = spare.displacedBytes, spare.spareUsedBytes
-	info.DisplacedBlocks = spare.displacedBytes / ordered.BlockBytes
+	info.DisplacedBytes, info.SpareUsedBytes = report.DisplacedBytes, report.SpareUsedBytes
+	info.DisplacedBlocks = report.DisplacedBytes / ordered.BlockBytes
 	if scan := report.Scan; scan != nil {
 		info.Log = &logInfo{
 			UsedBytes:    scan.End - super.Tail,

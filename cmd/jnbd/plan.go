@@ -27,7 +27,7 @@ func (o *exportOptions) register(flags *pflag.FlagSet) {
 	flags.BoolVarP(&o.readOnly, "read-only", "r", o.readOnly, "serve without a single write, neither by clients nor by recovery")
 	flags.StringVar(&o.recover, "recover", o.recover, "where to cut the log after a crash: prefix (the last whole request) or barrier (the last flush)")
 	flags.DurationVar(&o.commitInterval, "commit-interval", o.commitInterval, "flush the log this often when no client does; 0 for never")
-	flags.BoolVar(&o.acceptBacking, "accept-backing", o.acceptBacking, "serve a disk even if something else has written to it since its last use")
+	flags.BoolVar(&o.acceptBacking, "accept-backing", o.acceptBacking, "serve a disk even if something else has written to it since its last use; where the journal holds nothing newer, that is read")
 	flags.StringSliceVar(&o.tlsAllow, "tls-allow", o.tlsAllow, "serve only clients whose certificate is issued to this name; can be repeated")
 }
 

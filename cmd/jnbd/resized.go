@@ -1,12 +1,11 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 
 	"jnbd/disk"
 	"jnbd/jsuper"
+	"jnbd/wal"
 )
 
 // A disk with an internal journal that was resized by others has no superblock at its end.
@@ -16,13 +15,9 @@ import (
 //  1. A disk that grew, or lost less than the superblock, still has it: jsuper.FindMoved.
 //  2. A disk that shrank by more ends inside its old journal: frames of its log are left.
 
-const (
-	// resizedWindow is how far from the end frames are looked for, holes not counted: the
-	// default journal, and as much again.
-	resizedWindow = 2 * defaultJournalBytes
-	// frameLine is what frames begin on.
-	frameLine = 512
-)
+// resizedWindow is how far from the end frames are looked for, holes not counted: the default
+// journal, and as much again.
+const resizedWindow = 2 * defaultJournalBytes
 
 // refuseResized returns an error that wraps jsuper.ErrChanged or jsuper.ErrShrunk if the
 // backing, which has no superblock at its end, looks as if it had an internal journal before
@@ -64,45 +59,26 @@ func findFrame(dev disk.Device) (int64, error) {
 	var data []piece
 	err := disk.Extents(dev, 0, dev.Size(), func(off, n int64, hole bool) bool {
 		if !hole {
-			data = append(data, piece{off / frameLine * frameLine, off + n})
+			data = append(data, piece{off / wal.LineBytes * wal.LineBytes, off + n})
 		}
 		return true
 	})
 	buf := make([]byte, 1<<20)
 	left := int64(resizedWindow)
 	for i := len(data) - 1; i >= 0 && left > 0 && err == nil; i-- {
-		from := max(data[i].off, (data[i].end-left)/frameLine*frameLine)
+		from := max(data[i].off, (data[i].end-left)/wal.LineBytes*wal.LineBytes)
 		left -= data[i].end - from
 		for ; from < data[i].end; from += int64(len(buf)) {
 			p := buf[:min(int64(len(buf)), data[i].end-from)]
 			if _, err := dev.ReadAt(p, from); err != nil {
 				return -1, err
 			}
-			for at := 0; at+frameHead <= len(p); at += frameLine {
-				if isFrame(p[at:]) {
+			for at := 0; at < len(p); at += wal.LineBytes {
+				if wal.IsFrame(p[at:]) {
 					return from + int64(at), nil
 				}
 			}
 		}
 	}
 	return -1, err
-}
-
-// Of a frame's header, what keeps its place in every version of the format (wal/FORMAT.md).
-const (
-	frameHead  = 128 // bytes of it
-	frameEpoch = 16
-	framePos   = 40
-	frameCRC   = 124 // CRC32C of all before it, seeded with epoch and sequence number
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// isFrame reports whether a frame's header begins p.
-func isFrame(p []byte) bool {
-	if string(p[:8]) != "jnbdfrm\x1a" {
-		return false
-	}
-	seed := crc32.Update(0, castagnoli, p[frameEpoch:framePos])
-	return crc32.Update(seed, castagnoli, p[:frameCRC]) == binary.LittleEndian.Uint32(p[frameCRC:])
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -82,24 +81,6 @@ func (p place) journalName() string {
 		return internalJournal
 	}
 	return p.journal
-}
-
-// once is what a look at a disk's write-once side finds, in bytes; all 0 if it has none.
-type once struct {
-	displacedBytes, spareBytes, spareUsedBytes int64
-}
-
-// lookOnce measures the write-once side, and writes nothing.
-func (s *store) lookOnce(super *jsuper.Superblock) (once, error) {
-	if super.StateOffset == 0 {
-		return once{}, nil
-	}
-	engine, err := journal.Open(s.parts(), journal.Options{ReadOnly: true, AcceptBacking: true})
-	if err != nil {
-		return once{}, err
-	}
-	stats := engine.Stats()
-	return once{stats.DisplacedBytes, stats.SpareBytes, stats.SpareUsedBytes}, engine.Close(context.Background()) // waits for nothing
 }
 
 // Close gives files and locks back. It writes nothing.
