@@ -13,12 +13,13 @@ type RecordedDisk struct {
 	Log  string // file, empty at the start
 }
 
-// arguments are those of QEMU.
+// arguments are those of QEMU. What the host has on its own medium does not matter, so QEMU
+// passes no flush on to it.
 func (d *RecordedDisk) arguments() []string {
 	return []string{
-		"-blockdev", "driver=file,node-name=recorded-file,discard=unmap,filename=" + quoted(d.Path),
+		"-blockdev", "driver=file,node-name=recorded-file,discard=unmap,cache.no-flush=on,filename=" + quoted(d.Path),
 		"-blockdev", "driver=raw,node-name=recorded-raw,discard=unmap,file=recorded-file",
-		"-blockdev", "driver=file,node-name=log-file,filename=" + quoted(d.Log),
+		"-blockdev", "driver=file,node-name=log-file,cache.no-flush=on,filename=" + quoted(d.Log),
 		"-blockdev", "driver=raw,node-name=log-raw,file=log-file",
 		"-blockdev", "driver=blklogwrites,node-name=recorded,discard=unmap,file=recorded-raw,log=log-raw,log-sector-size=512",
 		"-device", "virtio-blk-pci,drive=recorded",

@@ -91,11 +91,7 @@ func (t *tape) add(e logwrites.Entry, marks Range) error {
 		if e.Off < d.Off || e.Off+e.N > d.Off+d.N {
 			continue
 		}
-		event := tapeEvent{disk: i, off: e.Off - d.Off, n: e.N}
-		if bytes.Count(e.Data, []byte{0}) != len(e.Data) {
-			event.data = bytes.Clone(e.Data)
-		}
-		t.events = append(t.events, event)
+		t.events = append(t.events, tapeEvent{disk: i, off: e.Off - d.Off, n: e.N, data: bytes.Clone(e.Data)})
 		return nil
 	}
 	return fmt.Errorf("the guest wrote [%#x,+%d), which is on none of its partitions", e.Off, e.N)

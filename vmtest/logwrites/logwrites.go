@@ -20,7 +20,7 @@
 //	24  8  bytes of a mark, which stand behind these fields
 //
 // A flush comes before the write in the same entry. A discard has no data, a flush alone has
-// neither sectors nor data. QEMU has no marks.
+// neither sectors nor data. QEMU has no marks, and writes out the zeros of a write of zeroes.
 //
 // The writer counts entries in the superblock now and then. One that was killed undercounts,
 // so the reader goes on behind the last counted entry as long as what it finds makes sense.
@@ -29,11 +29,13 @@
 package logwrites
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 )
 
 const (
@@ -43,8 +45,11 @@ const (
 	superBytes  = 28
 	headerBytes = 32
 
-	// MaxEntryBytes bounds the data of one entry. Linux sends no larger request.
+	// MaxEntryBytes bounds the data of one entry, unless it is all zeros. Linux sends no
+	// larger request.
 	MaxEntryBytes = 64 << 20
+	// MaxZeroBytes bounds an entry that writes zeros. QEMU makes none larger.
+	MaxZeroBytes = 2 << 30
 )
 
 // The flags of an entry.
@@ -68,8 +73,10 @@ var (
 // Entry is one operation of the device.
 type Entry struct {
 	Flags  uint64
-	Off, N int64  // bytes on the device
-	Data   []byte // of a write, N bytes, or the text of a mark; valid until the next call of Next
+	Off, N int64 // bytes on the device
+	// Data is the text of a mark, or the N bytes of a write, nil when they are all zeros. It is
+	// valid until the next call of Next.
+	Data []byte
 }
 
 // Reader reads a log from its beginning.
@@ -133,7 +140,7 @@ func (r *Reader) next() (Entry, error) {
 	count := binary.LittleEndian.Uint64(r.header[8:])
 	flags := binary.LittleEndian.Uint64(r.header[16:])
 	mark := binary.LittleEndian.Uint64(r.header[24:])
-	most, end := uint64(MaxEntryBytes/r.sector), uint64(math.MaxInt64/r.sector)
+	most, end := uint64(MaxZeroBytes/r.sector), uint64(math.MaxInt64/r.sector)
 	switch {
 	case flags&^knownFlags != 0:
 		return Entry{}, fmt.Errorf("flags %#x, known are %#x", flags, knownFlags)
@@ -155,15 +162,41 @@ func (r *Reader) next() (Entry, error) {
 		e.Data = r.header[headerBytes : headerBytes+mark]
 	}
 	if flags&(FlagMark|FlagDiscard) == 0 {
-		if int64(cap(r.data)) < e.N {
-			r.data = make([]byte, e.N)
-		}
-		e.Data = r.data[:e.N]
-		if _, err := io.ReadFull(r.r, e.Data); err != nil {
+		var err error
+		if e.Data, err = r.readData(e.N); err != nil {
 			return Entry{}, err
 		}
 		r.at += e.N
 	}
 	r.at += r.sector
 	return e, nil
+}
+
+// readData reads the data of a write, n bytes; nil is all zeros. What is longer than
+// MaxEntryBytes must be.
+func (r *Reader) readData(n int64) ([]byte, error) {
+	// Memory grows with what is there, not with what the header claims.
+	const pieceBytes = 1 << 20
+	data, zeros := r.data[:0], true
+	for done := int64(0); done < n; {
+		piece := int(min(pieceBytes, n-done))
+		data = slices.Grow(data, piece)
+		part := data[len(data) : len(data)+piece]
+		if _, err := io.ReadFull(r.r, part); err != nil {
+			return nil, err
+		}
+		zeros = zeros && bytes.Count(part, []byte{0}) == len(part)
+		if n > MaxEntryBytes && !zeros {
+			return nil, fmt.Errorf("%d bytes of data, at most %d are believed", n, MaxEntryBytes)
+		}
+		if n <= MaxEntryBytes {
+			data = data[:len(data)+piece]
+		}
+		done += int64(piece)
+	}
+	r.data = data
+	if zeros {
+		return nil, nil
+	}
+	return data, nil
 }

@@ -41,6 +41,8 @@ func describe(e Entry) string {
 	switch {
 	case e.Flags&FlagMark != 0:
 		text += fmt.Sprintf(" %q", e.Data)
+	case e.Data == nil && e.Flags&FlagDiscard == 0 && e.N > 0:
+		text += " zeros"
 	case len(e.Data) > 0 && bytes.Count(e.Data, e.Data[:1]) == len(e.Data):
 		text += fmt.Sprintf(" %d×%#02x", len(e.Data), e.Data[0])
 	case len(e.Data) > 0:
@@ -102,7 +104,7 @@ func TestGolden(t *testing.T) {
 		"flags 0 [4096,+512) 512×0x22",
 		"flags 1 [0,+0)",
 		"flags 1 [0,+0)",
-		"flags 0 [16384,+512) 512×0x00",
+		"flags 0 [16384,+512) zeros",
 		"flags 4 [32768,+8192)",
 		"flags 1 [0,+0)",
 	}
@@ -151,7 +153,7 @@ func TestQEMU(t *testing.T) {
 			changes = append(changes, line)
 		}
 	}
-	want := []string{"flags 0 [0,+1024) 1024×0x11", "flags 0 [4096,+512) 512×0x22", "flags 0 [16384,+512) 512×0x00", "flags 4 [32768,+8192)"}
+	want := []string{"flags 0 [0,+1024) 1024×0x11", "flags 0 [4096,+512) 512×0x22", "flags 0 [16384,+512) zeros", "flags 4 [32768,+8192)"}
 	if diff := cmp.Diff(want, changes); diff != "" || len(got) == len(changes) {
 		t.Errorf("%d flushes (-want +got):\n%s", len(got)-len(changes), diff)
 	}
@@ -186,7 +188,9 @@ func TestReader(t *testing.T) {
 		{name: "counted, data missing", log: newBuilder(1).entry(2, 2, 0, 0, sectors(1, 1)).Bytes(), err: "entry 1 of 1", is: io.ErrUnexpectedEOF},
 		{name: "counted, of nothing", log: newBuilder(1).entry(0, 0, 0, 0, nil).Bytes(), err: "a write of nothing", is: ErrFormat},
 		{name: "unknown flag", log: newBuilder(1).entry(0, 1, 32, 0, sectors(1, 1)).Bytes(), err: "flags 0x20", is: ErrFormat},
-		{name: "too long", log: newBuilder(1).entry(0, MaxEntryBytes/512+1, 0, 0, nil).Bytes(), err: "believed", is: ErrFormat},
+		{name: "longest zeros", log: newBuilder(1).entry(0, MaxEntryBytes/512+1, 0, 0, sectors(MaxEntryBytes/512+1, 0)).Bytes(), want: []string{"flags 0 [0,+67109376) zeros"}},
+		{name: "too long for data", log: newBuilder(1).entry(0, MaxEntryBytes/512+1, 0, 0, sectors(1<<11, 1)).Bytes(), err: "bytes of data, at most", is: ErrFormat},
+		{name: "too long", log: newBuilder(1).entry(0, MaxZeroBytes/512+1, 0, 0, nil).Bytes(), err: "believed", is: ErrFormat},
 		{name: "beyond any device", log: newBuilder(1).entry(1<<54, 1<<54, FlagDiscard, 0, nil).Bytes(), err: "beyond any device", is: ErrFormat},
 		{name: "mark with sectors", log: newBuilder(1).entry(0, 1, FlagMark, 1, []byte("x")).Bytes(), err: "a mark of 1 sectors", is: ErrFormat},
 		{name: "mark too long", log: newBuilder(1).entry(0, 0, FlagMark, 481, nil).Bytes(), err: "481 bytes, at most 480", is: ErrFormat},
@@ -236,7 +240,11 @@ func FuzzReader(f *testing.F) {
 			if e.Flags&FlagMark != 0 {
 				mark = uint64(len(e.Data))
 			}
-			again.entry(uint64(e.Off/512), uint64(e.N/512), e.Flags, mark, e.Data)
+			data := e.Data
+			if data == nil && e.Flags&FlagDiscard == 0 {
+				data = make([]byte, e.N)
+			}
+			again.entry(uint64(e.Off/512), uint64(e.N/512), e.Flags, mark, data)
 		}
 		got, err := readAll(&again.Buffer)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
