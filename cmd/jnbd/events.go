@@ -55,7 +55,7 @@ func (l *eventLog) add(e nbd.Event) {
 	if e.Remote == "@" { // a unix socket's client has no name
 		e.Remote = ""
 	}
-	for _, field := range []struct{ name, value string }{{"remote", e.Remote}, {"export", e.Export}, {"reason", e.Reason}} {
+	for _, field := range []struct{ name, value string }{{"remote", e.Remote}, {"export", e.Export}, {"client", e.Client}, {"reason", e.Reason}} {
 		if field.value != "" {
 			line.Str(field.name, field.value)
 		}
