@@ -49,6 +49,7 @@ type serveOptions struct {
 	pidFile        string
 	run            string
 	exitWithParent bool
+	swap           bool
 	tls            tlsOptions
 	metrics        string
 	slowRequest    time.Duration
@@ -116,6 +117,7 @@ func (o *serveOptions) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.exitWithParent, "exit-with-parent", o.exitWithParent, "stop when the parent process ends")
 	flags.DurationVar(&o.slowRequest, "slow-request", o.slowRequest, "log a request that takes this long; 0 for none")
 	flags.IntVar(&o.traceEvery, "trace-every", o.traceEvery, "with --log-level trace, log one request in so many")
+	flags.BoolVar(&o.swap, "swap", o.swap, "serve the kernel of this host safely, for swap or file systems: lock memory and become an I/O flusher, as far as that is allowed")
 	flags.StringVar(&o.metrics, "metrics", o.metrics, "tell Prometheus (/metrics) and health checks (/healthz) on this address; PORT alone is of the loopback")
 }
 
@@ -143,6 +145,9 @@ func (a *app) serve(invocation *invocation) (err error) {
 	budget := splitMemory(options.memory.bytes, len(plan.exports))
 	debug.SetMemoryLimit(options.memory.bytes + memoryHeadroom)
 
+	if options.swap {
+		prepareForSwap(a.log)
+	}
 	s := &service{app: a, options: options}
 	if s.tls, err = newLiveTLS(options.tls); err != nil {
 		return err
