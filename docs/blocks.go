@@ -11,6 +11,7 @@
 //	fails=10           the exit code that the block's last command must have
 //	serve              a server, in a terminal of its own: the next block begins when it has
 //	                   printed its first line
+//	vm                 needs root and the kernel's driver: vmtest runs it in a virtual machine
 //	norun="REASON"     not run, and why
 //
 // Blocks of a document run one after another, in one shell, in an empty directory. The
