@@ -28,6 +28,7 @@ type conn struct {
 	server *Server
 	id     uint64
 	remote string
+	opened time.Time
 	nc     net.Conn
 	raw    syscall.RawConn // nc's socket, or nil when there is none to look at
 	stream io.ReadWriter   // what the bytes pass through: nc, or secure
@@ -42,6 +43,8 @@ type conn struct {
 	size     int64   // of the export, in bytes
 	style    style
 	contexts contextSet
+
+	evicted bool // closed to make room for another; guarded by Server.mu
 
 	// attached is export, for those who are not the reader.
 	attached atomic.Pointer[export]
@@ -74,6 +77,7 @@ const (
 	reasonProtocol     = "protocol error"
 	reasonTLS          = "TLS handshake failed"
 	reasonFailed       = "connection failed"
+	reasonSlow         = "negotiation was slow while others waited for a place"
 	reasonRemoved      = "export was removed"
 	reasonStopping     = "server is stopping"
 	reasonNotReading   = "client does not read its replies while others wait for memory"
@@ -87,6 +91,7 @@ var (
 	errNotReading   = errors.New(reasonNotReading)
 	errNotSending   = errors.New(reasonNotSending)
 	errLeft         = errors.New("closed without a disconnect request")
+	errSlow         = errors.New(reasonSlow)
 	errGone         = errors.New("the client was gone when its requests were to be applied")
 )
 
@@ -102,7 +107,7 @@ const lingerTime = 200 * time.Millisecond
 // newConn makes the connection for nc.
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
 	c := &conn{
-		server: s, id: id, remote: nc.RemoteAddr().String(),
+		server: s, id: id, remote: nc.RemoteAddr().String(), opened: time.Now(),
 		nc: nc, stream: nc, ended: make(chan struct{}),
 	}
 	if socket, ok := nc.(syscall.Conn); ok {

@@ -17,6 +17,9 @@
 //  7. The connection ends: what is in flight is finished or dropped, and only then is it
 //     forgotten (conn.go).
 //
+// A client that has not chosen an export is closed after HandshakeTimeout, or after a second
+// when MaxConns are open and another one comes.
+//
 // Memory is bounded: MaxConns times about 1 MiB (read buffer 256 KiB, and small replies
 // that wait), most of which a connection touches only when it is busy, plus MaxBufferBytes
 // (buffers.go, flight.go).

@@ -24,7 +24,9 @@ type Server struct {
 	// clients must show one of theirs.
 	TLS       TLSPolicy
 	TLSConfig *tls.Config
-	// MaxConns bounds the open connections; a further one is closed at once. Default 100.
+	// MaxConns bounds the open connections. A further one takes the place of the one that has
+	// been negotiating longest, if that had a second for it, else it is closed at once.
+	// Default 100.
 	MaxConns int
 	// HandshakeTimeout bounds a negotiation from accept to export. Default 10 s.
 	HandshakeTimeout time.Duration
@@ -61,6 +63,7 @@ type Server struct {
 	listeners map[net.Listener]struct{} // that Serve is accepting on
 	conns     map[*conn]struct{}        // accepted and not ended
 	lastConn  uint64                    // number of the last one
+	evicted   int                       // of conns: closed for others, not ended
 	empty     sync.Cond                 // conns is empty, or an export is held by nobody any more
 	retired   bool                      // the workers have been told to end
 }
@@ -69,6 +72,8 @@ const (
 	defaultMaxConns         = 100
 	defaultHandshakeTimeout = 10 * time.Second
 	defaultWorkers          = 64
+	// slowAfter is how long a negotiation may take when others wait for its place.
+	slowAfter = time.Second
 )
 
 // setUp checks the options and makes what all connections share, once.
@@ -156,13 +161,19 @@ func (s *Server) accepted(nc net.Conn) {
 	remote := nc.RemoteAddr().String()
 	s.mu.Lock()
 	s.lastConn++
-	id, open, closing := s.lastConn, len(s.conns), s.closing
-	var c *conn
-	if open < limit && !closing {
+	id, open, closing := s.lastConn, len(s.conns)-s.evicted, s.closing
+	var c, slow *conn
+	if open >= limit && !closing && s.evicted < limit {
+		slow = s.slowNegotiatorLocked()
+	}
+	if (open < limit || slow != nil) && !closing {
 		c = newConn(s, id, nc)
 		s.conns[c] = struct{}{}
 	}
 	s.mu.Unlock()
+	if slow != nil {
+		slow.close(reasonSlow, errSlow)
+	}
 	s.count.connsTotal.Add(1)
 	if c == nil {
 		_ = nc.Close()
@@ -178,11 +189,31 @@ func (s *Server) accepted(nc net.Conn) {
 	go c.serve() // ends with the connection; Shutdown and Close wait for it
 }
 
+// slowNegotiatorLocked chooses the connection that has been negotiating longest and no longer
+// counts, or returns nil if none had its time yet. The caller closes it.
+func (s *Server) slowNegotiatorLocked() *conn {
+	var slow *conn
+	for c := range s.conns {
+		if c.attached.Load() == nil && !c.evicted && (slow == nil || c.id < slow.id) {
+			slow = c
+		}
+	}
+	if slow == nil || time.Since(slow.opened) < slowAfter {
+		return nil
+	}
+	slow.evicted = true
+	s.evicted++
+	return slow
+}
+
 // forget removes a connection that has ended: nothing of it runs any more.
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	if c.evicted {
+		s.evicted--
+	}
 	if c.export != nil {
 		s.letGoLocked(c.export)
 	}
