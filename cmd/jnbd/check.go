@@ -108,18 +108,17 @@ func (s *store) check() (checkResult, error) {
 	return result, err
 }
 
-// judgeLoss judges a slot that can't be read while the other one, which survives, can. It is
-// torn where the survivor says that the disk was in use: then a save may have been under way.
-// Otherwise it is damage: one more, and the journal is lost. A journal that was saved only
-// once has an empty slot.
+// judgeLoss judges a slot that can't be read while the other one, which survives, can. A crash
+// may have torn the save that was under way, also the first one after an orderly stop. What no
+// crash does is damage: one more, and the journal is lost.
 func judgeLoss(slot, survivor jsuper.Slot) (torn bool, damage error) {
 	lost := errors.Is(slot.Err, jsuper.ErrCorrupt) || errors.Is(slot.Err, jsuper.ErrNoJournal)
 	switch {
 	case !lost || survivor.Super == nil:
 		return false, nil // fine, or worse than this: Inspect says what
 	case survivor.Generation == 1 && errors.Is(slot.Err, jsuper.ErrNoJournal):
-		return false, nil
-	case survivor.Super.State == jsuper.Dirty:
+		return false, nil // it was saved only once
+	case jsuper.MayBeTorn(slot, survivor):
 		return true, nil
 	}
 	return false, fmt.Errorf("superblock slot at %d is lost, the other one still speaks; serving the disk and stopping it writes both anew: %w: %w",
