@@ -27,6 +27,36 @@ func written(t *testing.T, path string) string {
 	return regexp.MustCompile("(?ms)^ *```.*?^ *```$").ReplaceAllString(string(text), "")
 }
 
+// TestNothingEscapes wants the pages for people to hold no code but in blocks of a language
+// that is run or that is no command: what is indented, or says nothing, is never run.
+func TestNothingEscapes(t *testing.T) {
+	for _, path := range forPeople {
+		for _, line := range regexp.MustCompile("(?m)^(?:    |\t)\\S.*$").FindAllString(written(t, path), -1) {
+			t.Errorf("%s: an indented block is not run: %s", path, line)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := false
+		for _, fence := range regexp.MustCompile("(?m)^( *)```(.*)$").FindAllStringSubmatch(string(text), -1) {
+			if open = !open; !open {
+				continue
+			}
+			language, _, _ := strings.Cut(fence[2], " ")
+			if fence[1] != "" && (language == "sh" || language == "console") {
+				t.Errorf("%s: a block of %s that is indented is not run", path, language)
+			}
+			if !slices.Contains([]string{"sh", "console", "text", "ini", "toml"}, language) {
+				t.Errorf("%s: a block of language %q", path, language)
+			}
+		}
+	}
+}
+
+// forPeople are the pages for those who run jnbd.
+var forPeople = []string{"../README.md", "operate.md", "recover.md", "tune.md", "faq.md", "formats.md"}
+
 // TestLinks follows every link between documents, to its heading. A link whose text is the
 // name of a test must lead to that test.
 func TestLinks(t *testing.T) {
@@ -142,7 +172,7 @@ func TestOptionsExist(t *testing.T) {
 		everything.WriteString(text)
 	}
 	checked := 0
-	for _, path := range []string{"../README.md", "operate.md", "recover.md", "tune.md", "faq.md", "formats.md"} {
+	for _, path := range forPeople {
 		for _, quoted := range inlineCode.FindAllStringSubmatch(written(t, path), -1) {
 			words := strings.Fields(quoted[1])
 			page := everything.String()
