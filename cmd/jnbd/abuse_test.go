@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// abuseMemory is --memory of the servers that are abused, and what their processes may have
+// besides it: Go's runtime, stacks, the binary.
+const (
+	abuseMemory   = "128M"
+	abuseResident = (128 + 32 + 64) << 20
+)
+
+// promptly runs an operation of a client that behaves, which must succeed in time.
+func promptly(t *testing.T, what string, do func() error) {
+	t.Helper()
+	began := time.Now()
+	if err := do(); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("%s took %v", what, took)
+	}
+}
+
+// mustWork has c write and read back.
+func mustWork(t *testing.T, what string, c *client, value byte) {
+	t.Helper()
+	p := bytes.Repeat([]byte{value}, 64<<10)
+	promptly(t, what, func() error {
+		if err := c.write(1<<20, p); err != nil {
+			return err
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		got, err := c.read(1<<20, len(p))
+		if err == nil && !bytes.Equal(got, p) {
+			err = fmt.Errorf("read other data than was written")
+		}
+		return err
+	})
+}
+
+// mustBeSmall checks the most memory that the process ever had, and how many files it has open.
+func (s *server) mustBeSmall(t *testing.T, files int) {
+	t.Helper()
+	pid := s.cmd.Process.Pid
+	kilobytes, err := strconv.ParseInt(strings.TrimSuffix(procStatus(t, pid, "VmHWM"), " kB"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kilobytes<<10 > abuseResident {
+		t.Errorf("the server had %d MiB of memory at its peak, want at most %d", kilobytes>>10, abuseResident>>20)
+	}
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(open) > files {
+		t.Errorf("the server has %d files open, want at most %d", len(open), files)
+	}
+}
+
+// A thousand connections of every bad kind at once, and one client that works through it all.
+func TestAbuse(t *testing.T) {
+	diskPath := filepath.Join(t.TempDir(), "d.img")
+	s := startServer(t, diskPath, "--size", "64M", "--journal-size", "64M", "--memory", abuseMemory, "-p", "0")
+	good := mustDial(t, s.uri)
+	mustWork(t, "before", good, 1)
+	address := strings.TrimSuffix(strings.TrimPrefix(s.uri, "nbd://"), "/d.img")
+	var opened []net.Conn
+	connect := func() net.Conn {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened = append(opened, conn)
+		return conn
+	}
+	attached := func() net.Conn { // or refused: all places may be taken
+		c, err := dial(s.uri)
+		if err != nil {
+			return connect()
+		}
+		opened = append(opened, c.conn)
+		return c.conn
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	garbage := func(n int) []byte {
+		p := make([]byte, n)
+		for i := range p {
+			p[i] = byte(random.Uint32())
+		}
+		return p
+	}
+	reset := func(conn net.Conn) {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+	}
+	header := func(command uint16, length uint32) []byte {
+		p := []byte{0x25, 0x60, 0x95, 0x13, 0, 0, byte(command >> 8), byte(command)}
+		p = append(p, make([]byte, 16)...)
+		return append(p, byte(length>>24), byte(length>>16), byte(length>>8), byte(length))
+	}
+	kinds := []struct {
+		name string
+		slow bool // the client's own part takes long
+		do   func()
+	}{
+		{"silent", false, func() { connect() }},
+		{"garbage", false, func() { _, _ = connect().Write(garbage(1000)) }},
+		{"garbage when attached", false, func() { _, _ = attached().Write(garbage(1000)) }},
+		{"reset", false, func() { reset(connect()) }},
+		{"reset with requests outstanding", false, func() {
+			c := attached()
+			_, _ = c.Write(bytes.Repeat(header(nbdCmdRead, 64<<10), 20))
+			reset(c)
+		}},
+		{"half a payload", false, func() { _, _ = attached().Write(append(header(nbdCmdWrite, 1<<20), make([]byte, 1000)...)) }},
+		{"half a payload, and away", false, func() {
+			c := attached()
+			_, _ = c.Write(append(header(nbdCmdWrite, 1<<20), make([]byte, 1000)...))
+			_ = c.Close()
+		}},
+		{"options without end", false, func() {
+			c := connect()
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			_, _ = c.Write([]byte{0, 0, 0, 3})
+			for range 100 {
+				if _, err := c.Write([]byte("IHAVEOPT\x00\x00\x00\x03\x00\x00\x00\x00")); err != nil {
+					return
+				}
+			}
+		}},
+		{"never reading", true, func() {
+			c := attached()
+			_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			_, _ = c.Write(bytes.Repeat(header(nbdCmdRead, 1<<20), 2000))
+		}},
+	}
+	const each = 112 // 1,008 in all
+	for round := range each {
+		for _, kind := range kinds {
+			if kind.slow && round%8 > 0 {
+				connect()
+				continue
+			}
+			kind.do()
+		}
+		if round%16 == 0 {
+			mustWork(t, fmt.Sprintf("round %d", round), good, byte(round))
+		}
+	}
+	mustWork(t, "after it", good, 100)
+	s.mustBeSmall(t, 150) // 100 connections, and the server's own
+	for _, conn := range opened {
+		_ = conn.Close()
+	}
+	var c *client
+	promptly(t, "a new client when the others have left", func() (err error) {
+		for deadline := time.Now().Add(5 * time.Second); ; { // the server must notice first
+			if c, err = dial(s.uri); err == nil || time.Now().After(deadline) {
+				return err
+			}
+		}
+	})
+	defer c.conn.Close()
+	mustWork(t, "a new client", c, 101)
+	s.stop(t)
+}
+
+// The process may open no more files: who is connected is served, and others are as soon as
+// some have left.
+func TestOutOfFiles(t *testing.T) {
+	requireTools(t, "prlimit")
+	diskPath := filepath.Join(t.TempDir(), "d.img")
+	s := startServer(t, diskPath, "--size", "64M", "--journal-size", "64M")
+	good := mustDial(t, s.uri)
+	limit := exec.Command("prlimit", "--pid", strconv.Itoa(s.cmd.Process.Pid), "--nofile=40:40")
+	if out, err := limit.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", limit, err, out)
+	}
+	var conns []net.Conn
+	for range 60 {
+		conn, err := net.Dial("unix", diskPath+".sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	mustWork(t, "without files", good, 1)
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	promptly(t, "a client when files are free again", func() error {
+		c, err := dial(s.uri)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.conn.Close() })
+		return c.write(0, []byte("hello"))
+	})
+	s.stop(t)
+	if !strings.Contains(s.stderr.String(), "too many open files") {
+		t.Errorf("the log does not speak of too many open files:\n%s", s.stderr)
+	}
+}
+
+// The server sleeps for seconds, as after SIGSTOP or with a suspended machine. A client that
+// waits gets its replies; one that gave up and sent something newer on another connection
+// is not overtaken by what lay in the socket.
+func TestStopAndContinue(t *testing.T) {
+	diskPath := filepath.Join(t.TempDir(), "d.img")
+	s := startServer(t, diskPath, "--size", "64M", "--journal-size", "64M")
+	patient, ghost := mustDial(t, s.uri), mustDial(t, s.uri)
+	pid := s.cmd.Process.Pid
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(20) {
+		if err := patient.send(nbdCmdWrite, 0, i, 8192+i*512, 512, bytes.Repeat([]byte{byte(i)}, 512)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ghost.send(nbdCmdWrite, 0, 1, 0, 3, []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := ghost.conn.Close(); err != nil { // it gives up
+		t.Fatal(err)
+	}
+	asleep := time.NewTimer(2 * time.Second) // longer than what a server takes for a pause
+	<-asleep.C
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	successor := mustDial(t, s.uri)
+	if err := successor.write(0, []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if _, errno, _, err := patient.receive(); err != nil || errno != 0 {
+			t.Fatalf("reply after the pause: error %d, %v", errno, err)
+		}
+	}
+	for range 20 { // the ghost has every chance
+		if got, err := successor.read(0, 3); err != nil || string(got) != "new" {
+			t.Fatalf("the disk holds %q, %v; want what was written last", got, err)
+		}
+	}
+	got, err := successor.read(8192, 20*512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		if got[i] != byte(i/512) {
+			t.Fatalf("byte %d of what was outstanding in the pause is %d, want %d", i, got[i], i/512)
+		}
+	}
+	s.stop(t)
+}
