@@ -54,7 +54,7 @@ type Options struct {
 	Timeout time.Duration
 	// DeadTimeout is how long requests wait for a server to come back, before they fail.
 	DeadTimeout time.Duration
-	// OnEvent is told what an operator may want to know, from the goroutine that supervises.
+	// OnEvent is told what an operator may want to know, one event after the other.
 	OnEvent func(Event)
 }
 
@@ -73,9 +73,11 @@ type Attachment struct {
 	options     Options
 	driver      Driver
 	deaths      Deaths
-	export      export // as it was attached; its size grows
 	connections int
 	dead        int // connections that are to be made anew
+	// export is what the device was attached to; its size grows. While the device is
+	// supervised, the one task that is under way has it.
+	export export
 }
 
 // ErrAttached: the device is attached to something else, or looked after by somebody else.

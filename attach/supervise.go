@@ -39,30 +39,60 @@ const (
 	askPause   = 10 * time.Second      // between two questions whether the export has grown
 )
 
+// outcome is what became of a task: a try to reconnect, or a question for the size.
+type outcome struct {
+	tried bool  // it was a try to reconnect
+	left  int   // connections that could not be made anew
+	grown int64 // the device's new size in bytes, or 0
+	err   error
+}
+
 // Supervise keeps the device going until it is detached, by whomever: then it returns nil.
 // When ctx ends it returns ctx's cause and leaves the device as it is. A value from check
 // asks at once whether the export has grown.
 func (a *Attachment) Supervise(ctx context.Context, check <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	died := make(chan int)
 	listening := make(chan error, 1)
 	go func() { listening <- a.listen(ctx, died) }() // ends with the Close below
+	// A server may hang, and a task with it, for as long as a handshake may take. Whether the
+	// device was detached must be seen meanwhile.
+	done := make(chan outcome, 1)
+	busy := false
+	begin := func(task func(context.Context) outcome) {
+		busy = true
+		go func() { done <- task(ctx) }() // ends with ctx at the latest; waited for below
+	}
 	defer func() {
 		cancel()
 		_ = a.deaths.Close() // the end of listen
 		if listening != nil {
 			<-listening
 		}
+		if busy {
+			<-done
+		}
 	}()
-	look, grow := time.NewTicker(lookPause), time.NewTicker(askPause)
+	look, ask := time.NewTicker(lookPause), time.NewTicker(askPause)
 	defer look.Stop()
-	defer grow.Stop()
+	defer ask.Stop()
 	retry := time.NewTimer(0) // at once, for what takeOver found
 	defer retry.Stop()
+	due, grow := false, false // to try to reconnect; to ask for the size
 	var pause time.Duration
 	var told string // the last failure that was told
 	for {
+		switch {
+		case busy:
+		case due && a.dead > 0:
+			due = false
+			dead := a.dead
+			a.dead = 0 // one that dies from now on is another one
+			begin(func(ctx context.Context) outcome { return a.reconnect(ctx, dead) })
+		case grow && a.dead == 0:
+			grow = false
+			begin(a.followSize)
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -73,38 +103,42 @@ func (a *Attachment) Supervise(ctx context.Context, check <-chan os.Signal) erro
 			a.event(Event{Kind: LinkDead})
 			a.dead = min(a.dead+n, a.connections)
 			retry.Reset(0)
-			continue
 		case <-look.C:
 			if a.detached() {
 				return nil
 			}
-			continue
-		case <-check:
-			a.followSize(ctx)
-			continue
-		case <-grow.C:
-			a.followSize(ctx)
-			continue
 		case <-retry.C:
+			due = true
+		case <-check:
+			grow = true
+		case <-ask.C:
+			grow = true
+		case o := <-done:
+			busy = false
+			if o.grown != 0 {
+				a.event(Event{Kind: Grown, Size: o.grown})
+			}
+			a.dead = min(a.dead+o.left, a.connections)
+			if o.err == nil {
+				pause, told = 0, ""
+				if o.tried {
+					a.event(Event{Kind: Reconnected})
+				}
+				due = a.dead > 0
+				continue
+			}
+			if a.detached() {
+				return nil
+			}
+			if text := o.err.Error(); text != told && ctx.Err() == nil {
+				told = text
+				a.event(Event{Kind: Waiting, Err: o.err})
+			}
+			if o.tried {
+				pause = min(max(2*pause, firstPause), longPause)
+				retry.Reset(pause)
+			}
 		}
-		if a.dead == 0 {
-			continue
-		}
-		err := a.reconnect(ctx)
-		if err == nil {
-			pause, told = 0, ""
-			a.event(Event{Kind: Reconnected})
-			continue
-		}
-		if a.detached() {
-			return nil
-		}
-		if text := err.Error(); text != told && ctx.Err() == nil {
-			told = text
-			a.event(Event{Kind: Waiting, Err: err})
-		}
-		pause = min(max(2*pause, firstPause), longPause)
-		retry.Reset(pause)
 	}
 }
 
@@ -150,8 +184,8 @@ func (a *Attachment) detached() bool {
 }
 
 // reconnect makes the connections anew that have died. An export that has grown makes the
-// device grow with it, so that what is sent again fits what is there.
-func (a *Attachment) reconnect(ctx context.Context) error {
+// device grow with it.
+func (a *Attachment) reconnect(ctx context.Context, dead int) outcome {
 	var sockets []syscall.Conn
 	var conns []net.Conn
 	defer func() {
@@ -159,29 +193,30 @@ func (a *Attachment) reconnect(ctx context.Context) error {
 			_ = conn.Close() // the kernel holds those that it took; the others are too many
 		}
 	}()
-	grown := int64(0)
-	for len(sockets) < a.dead {
+	failed := func(err error) outcome { return outcome{tried: true, left: dead, err: err} }
+	size := int64(0)
+	for range dead {
 		conn, found, err := dial(ctx, a.options.URI)
 		if err != nil {
-			return err
+			return failed(err)
 		}
 		conns = append(conns, conn)
 		if err := a.saw(found); err != nil {
-			return err
+			return failed(err)
 		}
-		grown = found.size
+		size = found.size
 		s, err := socket(conn)
 		if err != nil {
-			return err
+			return failed(err)
 		}
 		sockets = append(sockets, s)
 	}
 	change := kernel.Change{Backend: a.export.identity.Backend(), Sockets: sockets}
 	if err := a.driver.Reconfigure(a.options.Index, change); err != nil {
-		return err
+		return failed(err)
 	}
-	a.dead = 0
-	return a.grow(grown)
+	grown, err := a.grow(size)
+	return outcome{tried: true, grown: grown, err: err}
 }
 
 // saw takes note of how the export is now, or says why the device can't go on with it.
@@ -195,28 +230,27 @@ func (a *Attachment) saw(now export) error {
 
 // followSize makes the device grow if its export has grown. That the server can't be asked
 // is no news: if it matters, connections die.
-func (a *Attachment) followSize(ctx context.Context) {
+func (a *Attachment) followSize(ctx context.Context) outcome {
 	now, err := ask(ctx, a.options.URI)
 	if err != nil || a.saw(now) != nil {
-		return
+		return outcome{}
 	}
-	if err := a.grow(now.size); err != nil {
-		a.event(Event{Kind: Waiting, Err: err})
-	}
+	grown, err := a.grow(now.size)
+	return outcome{grown: grown, err: err}
 }
 
-// grow gives the device the size of its export, if that is more, in whole blocks.
-func (a *Attachment) grow(size int64) error {
+// grow gives the device the size of its export in whole blocks, if that is more, and returns
+// it then.
+func (a *Attachment) grow(size int64) (grown int64, err error) {
 	size -= size % a.options.BlockSize
 	if size <= a.export.size {
-		return nil
+		return 0, nil
 	}
 	if err := Resize(a.driver, a.options.Index, a.export.identity.Backend(), size); err != nil {
-		return err
+		return 0, err
 	}
 	a.export.size = size
-	a.event(Event{Kind: Grown, Size: size})
-	return nil
+	return size, nil
 }
 
 // Resize gives an attached device another size, in bytes. backend is what it was attached
