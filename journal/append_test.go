@@ -24,7 +24,9 @@ func TestAnsweredIsAppended(t *testing.T) {
 		var answered atomic.Int64
 		for i := range int64(5) {
 			go func() { // ends when its append is let through
-				write(t, d, []byte{byte(i)}, i*512)
+				if _, err := d.WriteAt([]byte{byte(i)}, i*512); err != nil {
+					t.Error(err)
+				}
 				answered.Add(1)
 			}()
 			synctest.Wait() // the first leads and hangs; the others queue, and go together
@@ -67,4 +69,43 @@ func TestReadChecksThePayload(t *testing.T) {
 		t.Errorf("checkpoint of a damaged payload: %v, want %v", err, wal.ErrCorrupt)
 	}
 	abandonQuietly(d)
+}
+
+// TestPiecesAreTied: what becomes several records of one request says so in all but the last,
+// whichever way it goes. A cut then keeps all of them, or none (P4).
+func TestPiecesAreTied(t *testing.T) {
+	d, g := opened(t, orderedLayout, Options{})
+	for _, tc := range []struct {
+		name string
+		off  int64
+		n    int
+	}{
+		{"blocks with edges", 100, 12 << 10},
+		{"blocks in spare", 4096, 8 << 10}, // two of those above
+		{"large, with edges", 1<<20 + 1, 300 << 10},
+	} {
+		from := d.log.Stats().Head
+		write(t, d, pattern(1, tc.n), tc.off)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		var more []bool
+		if _, err := d.log.Frames(from, func(f *wal.Frame) error {
+			for i := range f.Records {
+				more = append(more, f.Records[i].More)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range more {
+			if m != (i < len(more)-1) {
+				t.Errorf("%s: of %d records, number %d has More %v", tc.name, len(more), i, m)
+			}
+		}
+		if len(more) == 0 {
+			t.Errorf("%s: no records", tc.name)
+		}
+	}
+	closed(t, d, orderedLayout, g)
 }

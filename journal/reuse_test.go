@@ -54,38 +54,107 @@ func TestFreedOnlyBehindTheSuperblock(t *testing.T) {
 // disk, also when the log before the newest tail has been written over.
 func TestEitherSlotWillDo(t *testing.T) {
 	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered} {
-		l := tiny
-		l.mode = mode
+		// A batch of checkpoint is an eighth of the log: more than the reserve, from this size on.
+		l := layout{disk: 1 << 20, journal: logStart + 4<<20, mode: mode}
 		d, g := opened(t, l, Options{})
 		model := make([]byte, l.disk)
-		for i := range int64(40) {
-			p := pattern(uint64(i), 30_001)
-			off := i * 77_773 % (l.disk - 30_001)
-			write(t, d, p, off)
-			copy(model[off:], p)
-			if i%8 == 7 {
-				if err := d.Checkpoint(context.Background(), nil); err != nil {
-					t.Fatal(err)
-				}
+		some := func(n int64) { // about n bytes of log, in writes that take the log in every mode
+			for i := range n / 4608 {
+				p, off := pattern(uint64(i), 4000), i%200*4096+10
+				write(t, d, p, off)
+				copy(model[off:], p)
 			}
 		}
-		for _, slot := range []int64{0, 4096} {
-			after := g.KillImage()
-			if _, err := after.Lookup("journal").WriteAt([]byte("rot"), slot+100); err != nil {
+		if err := d.Checkpoint(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+		older := d.log.Stats().Tail
+		some(480_000)
+		if err := d.Checkpoint(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+		// Without another: the log goes around, over what is before the newest tail.
+		d.checkpointMu.Lock()
+		some(3_640_000)
+		after := [2]*crashdisk.Group{g.KillImage(), g.KillImage()}
+		if head := d.log.Stats().Head; head < older+d.opened.LogBytes {
+			t.Fatalf("the log has come from %d to %d only", older, head)
+		}
+		d.checkpointMu.Unlock()
+		for slot, after := range after {
+			if _, err := after.Lookup("journal").WriteAt([]byte("rot"), int64(slot)*4096+100); err != nil {
 				t.Fatal(err)
 			}
 			again, p, err := recovered(l, after, wal.CutPrefix)
 			if err != nil {
-				t.Fatalf("mode %s, slot at %d damaged: %v", mode, slot, err)
+				t.Fatalf("mode %s, slot %d damaged: %v", mode, slot, err)
 			}
 			if i := firstDifference(p, model); i >= 0 {
-				t.Fatalf("mode %s, slot at %d damaged: byte %d is wrong", mode, slot, i)
+				t.Fatalf("mode %s, slot %d damaged: byte %d is wrong", mode, slot, i)
 			}
 			done(p)
 			abandonQuietly(again)
 		}
 		closed(t, d, l, g)
 	}
+}
+
+// TestStealWaitsForTheWriter: a checkpoint that needs a home waits for the direct write that
+// is on its way there, and that write, having lost it, takes the log.
+func TestStealWaitsForTheWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, orderedLayout, Options{})
+		hang := stallAt(g, "write backing")
+		bulk := pattern(1, 64<<10)
+		writeBeside(t, d, bulk, 0)
+		<-hang.reached
+		write(t, d, pattern(2, 100), 5000) // inside; it takes the log, and its place is before
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		old := d.log.Stats().Tail
+		var err error
+		go func() { err = d.Checkpoint(context.Background(), nil) }() // ends behind the write
+		synctest.Wait()
+		if tail := d.log.Stats().Tail; tail != old {
+			t.Errorf("the tail went from %d to %d beside a write to the same home", old, tail)
+		}
+		close(hang.release)
+		synctest.Wait()
+		if tail := d.log.Stats().Tail; err != nil || tail == old {
+			t.Errorf("behind the write the tail is still at %d: %v", tail, err)
+		}
+		expect(t, d, 0, bulk)
+		closed(t, d, orderedLayout, g)
+	})
+}
+
+// TestBytesBeforeTheirRecord: a flush beside a direct write finds no record of bytes that are
+// not there yet; it would make recovery cut before what the flush promised.
+func TestBytesBeforeTheirRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, orderedLayout, Options{})
+		hang := stallAt(g, "write backing")
+		writeBeside(t, d, pattern(1, 64<<10), 0)
+		<-hang.reached
+		write(t, d, pattern(2, 100), 1<<20)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		after := g.Image(crashdisk.SeedLost)
+		close(hang.release)
+		synctest.Wait()
+		again, p, err := recovered(orderedLayout, after, wal.CutPrefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := firstDifference(p[1<<20:1<<20+100], pattern(2, 100)); i >= 0 {
+			t.Error("a flushed write is lost")
+		}
+		done(p)
+		abandonQuietly(again)
+		closed(t, d, orderedLayout, g)
+	})
 }
 
 // TestReaderHoldsTheLog: a reader that found a block in the log can read it there, however
@@ -177,6 +246,16 @@ func TestWrittenWhileBroughtHome(t *testing.T) {
 		abandonQuietly(again)
 		closed(t, d, orderedLayout, g)
 	})
+}
+
+// writeBeside writes from a goroutine of its own, which ends with the write.
+func writeBeside(t *testing.T, d *Disk, p []byte, off int64) {
+	t.Helper()
+	go func() {
+		if _, err := d.WriteAt(p, off); err != nil {
+			t.Errorf("write %d bytes at %d: %v", len(p), off, err)
+		}
+	}()
 }
 
 // displace writes [off, off+n) twice, so that its blocks lie in spare slots, durably.

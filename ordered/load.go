@@ -56,7 +56,7 @@ type loader struct {
 
 func (r *loader) load() error {
 	t := &r.s.tree
-	r.buffer = make([]byte, readPages*2*pageBytes)
+	r.buffer = make([]byte, min(readPages, t.pages)*2*pageBytes)
 	root, place, err := r.readRoot()
 	if err != nil {
 		return err
