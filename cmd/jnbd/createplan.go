@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"syscall"
 
 	"jnbd/journal"
 	"jnbd/jsuper"
@@ -60,6 +61,9 @@ func planCreate(diskPath string, options createOptions) (*createPlan, error) {
 		return nil, fmt.Errorf("disk %s: %w", diskPath, err)
 	default:
 		plan.blockDevice = isBlockDevice(info)
+		if err := plan.refuseLinked(diskPath, info); err != nil {
+			return nil, err
+		}
 	}
 
 	switch {
@@ -141,6 +145,17 @@ func (plan *createPlan) journalElsewhere(diskPath, path string) error {
 		plan.link = ""
 	}
 	return nil
+}
+
+// refuseLinked keeps an image from a second journal: one that lies beside another of its names
+// can't be found from this one.
+func (plan *createPlan) refuseLinked(diskPath string, info fs.FileInfo) error {
+	file, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() || file.Nlink < 2 || plan.acceptBacking {
+		return nil
+	}
+	return fmt.Errorf("disk %s has %d names (hard links), and by another one it may have a journal already: use that name, or remove it ('find / -samefile %s' finds it); if none has a journal, give --accept-backing: %w",
+		diskPath, file.Nlink, diskPath, fs.ErrExist)
 }
 
 // refuseExistingJournal keeps a journal beside the disk from being overwritten or
