@@ -3,9 +3,10 @@ package powercut
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"jnbd/testtool"
 )
 
 // gateCase is a kind of disk that the gate is run with.
@@ -68,13 +69,7 @@ func buildJnbd(t *testing.T) string {
 		}
 		t.Skip(err)
 	}
-	path := filepath.Join(t.TempDir(), "jnbd")
-	build := exec.Command("go", "build", "-o", path, "jnbd/cmd/jnbd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return path
+	return testtool.Jnbd(t)
 }
 
 // record makes a run. What it finds without any power cut fails the test.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"jnbd/testtool"
 )
 
 // startTimeout is how long a server may take to be ready. It is only met when it hangs.
@@ -52,19 +54,10 @@ func removeBinary() {
 	}
 }
 
-// requireTools skips the test when one of the programs is missing, or fails it where they
-// must be there.
+// requireTools is testtool.Need.
 func requireTools(t *testing.T, names ...string) {
 	t.Helper()
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err == nil {
-			continue
-		}
-		if os.Getenv("JNBD_REQUIRE") == "1" {
-			t.Fatalf("%s is missing, and JNBD_REQUIRE=1 forbids to skip", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
+	testtool.Need(t, names...)
 }
 
 // server is a jnbd process that serves.
