@@ -21,11 +21,19 @@
 // unchanged Debian. What it may not: a kill of QEMU loses no write that reached the host,
 // so it is the death of a client, not a power cut.
 //
+// Power cuts are made another way (recorded.go, loss_*_test.go): QEMU records every write and
+// flush of a guest's disk (package logwrites reads that), the guest marks what was acknowledged
+// in the same log (package workload, command load), and afterwards the host rebuilds what the
+// disk may hold at a cut of the log, recovers that, and compares.
+//
 // Environment:
 //
 //	JNBD_REQUIRE=1    what is missing on this host fails the tests instead of skipping them
 //	JNBD_KERNEL_DIR   an unpacked kernel package (boot/, lib/modules/) to use instead
 //	JNBD_ACCEL        kvm or tcg: use that, without the proof
+//	JNBD_LOSS_STATES  how many states after a power cut each case looks at
+//	JNBD_LOSS_ALL=1   power cuts in every mode, the journal inside and beside
+//	JNBD_LOSS_KEEP    a directory that gets the bad states, as files
 package vmtest
 
 import "errors"
