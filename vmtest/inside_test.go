@@ -12,7 +12,7 @@ import (
 )
 
 // TestServerInTheGuest: jnbd runs in the guest, on a virtio disk that holds the journal too,
-// and the same kernel attaches to it over a unix socket. It is killed (SIGKILL) with the
+// and the same kernel attaches to it over a unix socket, by nbd-client and by jnbd attach. It is killed (SIGKILL) with the
 // tree written and its log not brought home, and started again. What is on the virtio disk
 // at the end is a plain image for the host. In every mode.
 func TestServerInTheGuest(t *testing.T) {
@@ -43,9 +43,9 @@ func serveInTheGuest(t *testing.T, mode string) {
 	g.detach("/dev/nbd0")
 
 	server = g.do(serve)
-	g.attach("/dev/nbd1", size, "-unix", socket)
+	g.jnbdAttach("nbd+unix:///?socket="+socket, "/dev/nbd1")
 	readTreeAndCheck(g, "/dev/nbd1", want)
-	g.detach("/dev/nbd1")
+	g.run("jnbd", "detach", "/dev/nbd1")
 	if end := g.do(step.Step{Do: step.Stop, PID: server.PID, Signal: int(unix.SIGTERM)}); end.Code != 0 {
 		t.Fatalf("jnbd after SIGTERM: exit code %d: %s", end.Code, end.Out)
 	}

@@ -14,9 +14,11 @@ import (
 	"jnbd/vmtest/step"
 )
 
-// TestForcedDetach: the server hangs (SIGSTOP) while the guest writes to it. jnbd detach
-// --force takes the device away at once, before any timeout: whoever waited gets an error,
-// and no thread is left that can't be ended. What was synced before is there.
+// TestForcedDetach: jnbd attach is stopped under a mounted device that is written to, leaves it
+// attached, and another one takes it over, after the server was started anew meanwhile. Then the
+// server hangs (SIGSTOP). jnbd detach --force takes the device away at once, before any
+// timeout: whoever waited gets an error, and no thread is left that can't be ended. What was
+// synced before is there.
 func TestForcedDetach(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	port := freePort(t)
@@ -28,6 +30,13 @@ func TestForcedDetach(t *testing.T) {
 	g.do(step.Step{Do: step.Mount, Device: "/dev/nbd0", Dir: "/mnt"})
 
 	w := g.write("before", 5)
+	if out := g.mustEnd(supervisor); !strings.Contains(out, "stays attached") {
+		t.Errorf("jnbd attach does not say that it leaves the device attached: %s", out)
+	}
+	served.stop() // in order: what is under way is answered, so nothing waits for a timeout
+	served = serve(t, disk, diskSize, port)
+	supervisor = g.jnbdAttach(uri, "/dev/nbd0")
+	w.await(w.count() + 5)
 	served.signal(syscall.SIGSTOP)
 	g.await("a thread that is blocked", func() bool { return g.blocked() != "" })
 	began := time.Now()
@@ -41,10 +50,15 @@ func TestForcedDetach(t *testing.T) {
 	g.mustEnd(supervisor)
 
 	served.signal(syscall.SIGCONT)
-	g.jnbdAttach(uri, "/dev/nbd1")
+	if out := g.run("jnbd", "attach", "--fork", uri, "/dev/nbd1"); !strings.HasPrefix(out, "/dev/nbd1\n") {
+		t.Errorf("jnbd attach --fork says %q", out)
+	}
 	g.replay("/dev/nbd1")
 	readBack(g, "/dev/nbd1", want)
 	g.run("jnbd", "detach", "/dev/nbd1")
+	if answer := g.do(step.Step{Do: step.Run, Args: []string{"jnbd", "detach", "/dev/nbd1"}}); answer.Code != 1 || !strings.Contains(answer.Out, "not attached") {
+		t.Errorf("detach of what is not attached: exit code %d: %s", answer.Code, answer.Out)
+	}
 }
 
 // TestRolledBackDisk: under a mounted ext4 the server comes back with an old copy of the disk,

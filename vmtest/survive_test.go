@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,8 +16,8 @@ import (
 // TestServerRestartsUnderMount: the guest's kernel is attached by jnbd attach, and writes and
 // fsyncs files on ext4 all the time. Its server is killed (SIGKILL) and started again, stopped
 // in order and started again, and stopped for longer than the device's timeout (SIGSTOP). No
-// write fails, nothing is mounted anew, nothing is lost, and the kernel reports no error. In
-// every mode.
+// write fails, nothing is mounted anew, nothing is lost, and the kernel reports no error. When
+// the disk is made larger, the mounted device is larger too. In every mode.
 func TestServerRestartsUnderMount(t *testing.T) {
 	for i, mode := range modes {
 		t.Run(mode, func(t *testing.T) { restartUnderMount(t, mode, 1+i) })
@@ -77,6 +78,11 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 		t.Fatalf("%d files were written, want %d", len(want), files)
 	}
 	mustHold(t, g.files(step.Step{Do: step.ReadTree, Dir: "/mnt"}), want)
+	const grown = diskSize + 64<<20
+	jnbd(t, "resize", disk, strconv.FormatInt(grown>>20, 10)+"M")
+	g.await("the device to grow", func() bool {
+		return g.read("/sys/block/nbd0/size") == strconv.FormatInt(grown/512, 10)
+	})
 	g.mustBeClean()
 
 	if answer := g.do(step.Step{Do: step.Run, Args: []string{"jnbd", "detach", "/dev/nbd0"}}); answer.Code == 0 || !strings.Contains(answer.Out, "mounted") {
@@ -85,9 +91,7 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 	g.do(step.Step{Do: step.Unmount, Dir: "/mnt"})
 	g.fsck("/dev/nbd0")
 	g.run("jnbd", "detach", "/dev/nbd0")
-	if end := g.do(step.Step{Do: step.Stop, PID: supervisor, Signal: int(syscall.SIGTERM)}); end.Code != 0 {
-		t.Fatalf("jnbd attach after detach: exit code %d: %s", end.Code, end.Out)
-	}
+	g.mustEnd(supervisor)
 	served.stop()
 	mustHoldRaw(t, disk, "/", want)
 }
