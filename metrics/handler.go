@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"jnbd/metrics/page"
 )
 
 // Handler is what a Source tells over HTTP:
@@ -15,11 +17,13 @@ import (
 //	/metrics    for Prometheus
 //	/healthz    200 and "ok", or 503 and the reason when a disk is poisoned
 //	/live.json  a State
+//	/           the status page, which draws states
 func Handler(from *Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(NewRegistry(from.State), promhttp.HandlerOpts{MaxRequestsInFlight: maxConns}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { health(w, from) })
 	mux.HandleFunc("GET "+livePath, func(w http.ResponseWriter, _ *http.Request) { answer(w, from.State()) })
+	mux.Handle("GET /", page.Handler())
 	return mux
 }
 

@@ -101,6 +101,9 @@ func TestMetrics(t *testing.T) {
 	if a := figure(t, text, `jnbd_write_amplification_ratio{export="busy.img"}`); a < 1 || a > 1.02 {
 		t.Errorf("write amplification is %v, want 1 to 1.02", a)
 	}
+	if page := scrape(t, address, "/"); !strings.Contains(page, "<title>jnbd</title>") {
+		t.Errorf("at / there is\n%s", page)
+	}
 	if got := runJnbd(t, 0, "top", "http://"+address, "--interval", "100ms"); !strings.Contains(got, "busy.img  64.0 MiB  ordered") {
 		t.Errorf("top shows\n%s", got)
 	}
