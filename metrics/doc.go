@@ -9,6 +9,7 @@
 //	handler.go    the HTTP side: /metrics, /healthz, /live.json
 //	server.go     its server, for a TCP address and for a disk's control socket
 //	control.go    the client of a control socket
+//	page/         States as a page in a browser
 //	top/          two States as a picture in a terminal
 //	human/        figures as people read them
 //

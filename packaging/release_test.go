@@ -151,6 +151,9 @@ func TestPackageNamesEveryLicence(t *testing.T) {
 	if modules == 0 {
 		t.Error("the program names no module")
 	}
+	if vendored := string(read(t, filepath.Join(repository(), "metrics/page/files/uplot/LICENSE"))); !strings.Contains(copyright, vendored) {
+		t.Error("no licence of uPlot, which the status page has in it")
+	}
 }
 
 // run runs a program, which must succeed, and returns what it printed.
