@@ -2,15 +2,19 @@ package powercut
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+
+	"jnbd/nbd/nbdclient"
 )
 
-// client is a small NBD client: simple replies, many requests under way. It knows the
-// server only by the protocol (proto.md), so that both can't share a mistake.
+// client sends numbered requests, in the order of their numbers, many under way. nbdclient does
+// the negotiation.
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -22,81 +26,28 @@ type client struct {
 
 // Numbers of the protocol (proto.md, "Values").
 const (
-	nbdMagic       = 0x4e42444d41474943 // NBDMAGIC
-	nbdOptionMagic = 0x49484156454f5054 // IHAVEOPT
-	nbdReplyMagic  = 0x0003e889045565a9
 	nbdRequest     = 0x25609513
 	nbdSimpleReply = 0x67446698
-
-	nbdOptGo     = 7
-	nbdRepAck    = 1
-	nbdRepInfo   = 3
-	nbdInfoSize  = 0
-	nbdCmdRead   = 0
-	nbdCmdWrite  = 1
-	nbdCmdFlush  = 3
-	nbdCmdTrim   = 4
-	nbdCmdZeroes = 6
-	nbdFlagFUA   = 1
+	nbdCmdRead     = 0
+	nbdCmdWrite    = 1
+	nbdCmdFlush    = 3
+	nbdCmdTrim     = 4
+	nbdCmdZeroes   = 6
+	nbdFlagFUA     = 1
 )
 
-// dial connects to a unix socket and negotiates the default export.
+// dial connects to a unix socket and chooses the default export.
 func dial(socket string) (*client, error) {
-	conn, err := net.Dial("unix", socket)
+	ctx := context.Background()
+	h, err := nbdclient.Dial(ctx, nbdclient.URI{Network: "unix", Address: socket}, nbdclient.Options{})
 	if err != nil {
 		return nil, err
 	}
-	c := &client{conn: conn, in: bufio.NewReaderSize(conn, 1<<20)}
-	if err := c.negotiate(); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("negotiate: %w", err)
+	conn, info, err := h.Go(ctx, "")
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
 	}
-	return c, nil
-}
-
-func (c *client) negotiate() error {
-	var hello struct {
-		Magic, Option uint64
-		Flags         uint16
-	}
-	if err := binary.Read(c.in, binary.BigEndian, &hello); err != nil {
-		return err
-	}
-	if hello.Magic != nbdMagic || hello.Option != nbdOptionMagic {
-		return fmt.Errorf("bad greeting %x %x", hello.Magic, hello.Option)
-	}
-	b := binary.BigEndian.AppendUint32(nil, 3) // fixed newstyle, no zeroes
-	b = binary.BigEndian.AppendUint64(b, nbdOptionMagic)
-	b = binary.BigEndian.AppendUint32(b, nbdOptGo)
-	b = binary.BigEndian.AppendUint32(b, 6) // a name of no bytes, no wishes
-	b = append(b, 0, 0, 0, 0, 0, 0)
-	if _, err := c.conn.Write(b); err != nil {
-		return err
-	}
-	for {
-		var reply struct {
-			Magic                uint64
-			Option, Kind, Length uint32
-		}
-		if err := binary.Read(c.in, binary.BigEndian, &reply); err != nil {
-			return err
-		}
-		if reply.Magic != nbdReplyMagic || reply.Length > 1<<16 {
-			return fmt.Errorf("bad option reply %x of %d bytes", reply.Magic, reply.Length)
-		}
-		data := make([]byte, reply.Length)
-		if _, err := io.ReadFull(c.in, data); err != nil {
-			return err
-		}
-		switch {
-		case reply.Kind == nbdRepAck:
-			return nil
-		case reply.Kind == nbdRepInfo && len(data) >= 10 && binary.BigEndian.Uint16(data) == nbdInfoSize:
-			c.size = int64(binary.BigEndian.Uint64(data[2:]))
-		case reply.Kind&(1<<31) != 0:
-			return fmt.Errorf("option reply %#x: %s", reply.Kind, data)
-		}
-	}
+	return &client{conn: conn, in: bufio.NewReaderSize(conn, 1<<20), size: info.Size}, nil
 }
 
 // send sends one request, without waiting for its reply.

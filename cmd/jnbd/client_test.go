@@ -2,18 +2,20 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/url"
-	"strings"
 	"sync"
+
+	"jnbd/nbd/nbdclient"
 )
 
-// client is a small NBD client of the tests' own: simple replies, any number of requests
-// under way. It knows the server only by the protocol (proto.md), so that server and test
-// can't share a mistake. One goroutine may send while another receives.
+// client sends requests as a test wants them, and tells handles and error numbers: one that
+// stops reading, or dies in the middle. nbdclient does the rest. One goroutine may send while
+// another receives.
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -25,91 +27,33 @@ type client struct {
 
 // Numbers of the protocol (proto.md, "Values").
 const (
-	nbdMagic       = 0x4e42444d41474943 // NBDMAGIC
-	nbdOptionMagic = 0x49484156454f5054 // IHAVEOPT
-	nbdReplyMagic  = 0x0003e889045565a9
 	nbdRequest     = 0x25609513
 	nbdSimpleReply = 0x67446698
-
-	nbdOptGo     = 7
-	nbdRepAck    = 1
-	nbdRepInfo   = 3
-	nbdInfoSize  = 0
-	nbdCmdRead   = 0
-	nbdCmdWrite  = 1
-	nbdCmdDisc   = 2
-	nbdCmdFlush  = 3
-	nbdCmdTrim   = 4
-	nbdCmdZeroes = 6
-	nbdFlagFUA   = 1
+	nbdCmdRead     = 0
+	nbdCmdWrite    = 1
+	nbdCmdDisc     = 2
+	nbdCmdFlush    = 3
+	nbdCmdTrim     = 4
+	nbdCmdZeroes   = 6
+	nbdFlagFUA     = 1
 )
 
-// dial connects to an nbd:// or nbd+unix:// URI and negotiates its export.
-func dial(uri string) (*client, error) {
-	u, err := url.Parse(uri)
+// dial connects to an nbd:// or nbd+unix:// URI and chooses its export.
+func dial(address string) (*client, error) {
+	uri, err := nbdclient.ParseURI(address)
 	if err != nil {
 		return nil, err
 	}
-	network, address := "tcp", u.Host
-	if u.Scheme == "nbd+unix" {
-		network, address = "unix", u.Query().Get("socket")
-	}
-	conn, err := net.Dial(network, address)
+	ctx := context.Background()
+	h, err := nbdclient.Dial(ctx, uri, nbdclient.Options{})
 	if err != nil {
 		return nil, err
 	}
-	c := &client{conn: conn, in: bufio.NewReaderSize(conn, 1<<20), reads: map[uint64]int{}}
-	if err := c.negotiate(strings.TrimPrefix(u.Path, "/")); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("negotiate: %w", err)
+	conn, info, err := h.Go(ctx, uri.Export)
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
 	}
-	return c, nil
-}
-
-func (c *client) negotiate(export string) error {
-	var hello struct {
-		Magic, Option uint64
-		Flags         uint16
-	}
-	if err := binary.Read(c.in, binary.BigEndian, &hello); err != nil {
-		return err
-	}
-	if hello.Magic != nbdMagic || hello.Option != nbdOptionMagic {
-		return fmt.Errorf("bad greeting %x %x", hello.Magic, hello.Option)
-	}
-	b := binary.BigEndian.AppendUint32(nil, 3) // fixed newstyle, no zeroes
-	b = binary.BigEndian.AppendUint64(b, nbdOptionMagic)
-	b = binary.BigEndian.AppendUint32(b, nbdOptGo)
-	b = binary.BigEndian.AppendUint32(b, uint32(4+len(export)+2))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(export)))
-	b = append(b, export...)
-	b = binary.BigEndian.AppendUint16(b, 0)
-	if _, err := c.conn.Write(b); err != nil {
-		return err
-	}
-	for {
-		var reply struct {
-			Magic                uint64
-			Option, Kind, Length uint32
-		}
-		if err := binary.Read(c.in, binary.BigEndian, &reply); err != nil {
-			return err
-		}
-		data := make([]byte, reply.Length)
-		if _, err := io.ReadFull(c.in, data); err != nil {
-			return err
-		}
-		switch {
-		case reply.Magic != nbdReplyMagic:
-			return fmt.Errorf("bad option reply magic %x", reply.Magic)
-		case reply.Kind == nbdRepAck:
-			return nil
-		case reply.Kind == nbdRepInfo && binary.BigEndian.Uint16(data) == nbdInfoSize:
-			c.size = binary.BigEndian.Uint64(data[2:])
-		case reply.Kind&(1<<31) != 0:
-			return fmt.Errorf("option reply %#x: %s", reply.Kind, data)
-		}
-	}
+	return &client{conn: conn, in: bufio.NewReaderSize(conn, 1<<20), size: uint64(info.Size), reads: map[uint64]int{}}, nil
 }
 
 // send sends one request, without waiting for its reply.
