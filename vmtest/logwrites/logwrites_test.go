@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"jnbd/testtool"
 )
 
 // readAll lists the entries of a log, one line each.
@@ -115,13 +117,7 @@ func TestGolden(t *testing.T) {
 
 // TestQEMU: the QEMU of this host writes the same format.
 func TestQEMU(t *testing.T) {
-	qemuIO, err := exec.LookPath("qemu-io")
-	if err != nil {
-		if os.Getenv("JNBD_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("qemu-io is not installed (apt-get install qemu-utils)")
-	}
+	testtool.Need(t, "qemu-io")
 	dir := t.TempDir()
 	disk, log := filepath.Join(dir, "disk"), filepath.Join(dir, "log")
 	for path, size := range map[string]int64{disk: 1 << 20, log: 0} {
@@ -132,7 +128,7 @@ func TestQEMU(t *testing.T) {
 	image := "driver=blklogwrites,log-sector-size=512" +
 		",file.driver=raw,file.file.driver=file,file.file.filename=" + disk + ",file.file.discard=unmap" +
 		",log.driver=raw,log.file.driver=file,log.file.filename=" + log
-	out, err := exec.Command(qemuIO, "--image-opts",
+	out, err := exec.Command("qemu-io", "--image-opts",
 		"-c", "write -P 0x11 0 1k", "-c", "write -P 0x22 4k 512", "-c", "flush",
 		"-c", "write -z 16k 512", "-c", "discard 32k 8k", image).CombinedOutput()
 	if err != nil {
