@@ -229,7 +229,8 @@ func (s *Server) forget(c *conn) {
 }
 
 // Shutdown stops accepting, lets every connection finish what it has received, answers
-// what comes later with ESHUTDOWN, and closes the connections. It waits until that is done
+// what comes later with ESHUTDOWN (not at all with simple replies, see refusalFor), and
+// closes the connections. It waits until that is done
 // or ctx ends; in the latter case it returns ctx's error, and Close should follow. No
 // method of a Device is called after Shutdown has returned nil.
 func (s *Server) Shutdown(ctx context.Context) error {

@@ -96,6 +96,10 @@ func (c *conn) serveReceived() error {
 	c.settleDoubt()
 	head := c.style.requestSize()
 	for c.to-c.from >= head {
+		if c.stopping.Load() && !c.style.chunked() {
+			c.late = true
+			return errStopped // unanswered, see refusalFor
+		}
 		req, ok := c.style.decode(c.input[c.from:c.to])
 		if !ok {
 			return protocolError(fmt.Sprintf("request magic is %#x", c.input[c.from:c.from+4]))
@@ -209,8 +213,14 @@ func (c *conn) changedInPlace(req *request, err error) {
 }
 
 // refusalFor is why req is not performed, if it is not.
+//
+// A request that comes while the server stops is refused, but only to clients that have
+// agreed on chunks. One with simple replies may be the kernel, whose file systems take any
+// error for a broken disk; it sends again what had no reply when the connection is closed.
+// So what such a client sends later is left unanswered (serveReceived), and what was begun
+// is performed.
 func (c *conn) refusalFor(req *request) refusal {
-	if c.stopping.Load() {
+	if c.stopping.Load() && c.style.chunked() {
 		c.late = true
 		return refusal{ESHUTDOWN, "the server is shutting down"}
 	}

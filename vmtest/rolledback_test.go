@@ -62,8 +62,8 @@ func TestForcedDetach(t *testing.T) {
 }
 
 // TestRolledBackDisk: under a mounted ext4 the server comes back with an old copy of the disk,
-// and later with one that was cut at its last barrier. The device goes on with neither: the
-// guest's writes wait. When the newest copy is put back, they go on.
+// and later with one that jnbd was told to accept as it is. The device goes on with neither:
+// the guest's writes wait. When the newest copy is put back, they go on.
 func TestRolledBackDisk(t *testing.T) {
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk.img")
@@ -95,8 +95,8 @@ func TestRolledBackDisk(t *testing.T) {
 	w.await(w.count() + 5) // it goes on
 	g.mustBeClean()
 
-	served.kill() // with writes that were replied to and not flushed: the stream beside the files
-	served = serve(t, disk, diskSize, port, "--recover", "barrier")
+	served.kill()
+	served = serve(t, disk, diskSize, port, "--accept-backing")
 	w.mustWait(served)
 	g.run("jnbd", "detach", "--force", "/dev/nbd0")
 	want := w.mustFail()
