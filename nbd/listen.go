@@ -19,8 +19,9 @@ import (
 // DefaultPort is the port that IANA has assigned to NBD.
 const DefaultPort = 10809
 
-// socketMode is the permission of a new unix socket: who can connect can write the disk.
-const socketMode = 0o600
+// SocketMode is the permission of a new unix socket unless said otherwise: who can connect
+// can write the disk.
+const SocketMode fs.FileMode = 0o600
 
 // maxSocketPath is the longest path that fits a sockaddr_un with its NUL.
 const maxSocketPath = 107
@@ -42,13 +43,13 @@ func Listen(network, address string) (net.Listener, error) {
 		}
 		return l, nil
 	case "unix":
-		return listenUnix(address)
+		return ListenUnix(address, SocketMode)
 	}
 	return nil, fmt.Errorf("listen on %q: unknown network, want \"unix\" or \"tcp\"", network)
 }
 
-// listenUnix is Listen for unix sockets.
-func listenUnix(path string) (net.Listener, error) {
+// ListenUnix is Listen for unix sockets, with another mode.
+func ListenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("listen on unix socket %s: the path has %d bytes, at most %d fit; choose a shorter one",
 			path, len(path), maxSocketPath)
@@ -60,7 +61,7 @@ func listenUnix(path string) (net.Listener, error) {
 	// the socket's own mode: there is no moment at which others could connect.
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var chmod error
-		if err := raw.Control(func(fd uintptr) { chmod = unix.Fchmod(int(fd), socketMode) }); err != nil {
+		if err := raw.Control(func(fd uintptr) { chmod = unix.Fchmod(int(fd), uint32(mode.Perm())) }); err != nil {
 			return err
 		}
 		return chmod

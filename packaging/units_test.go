@@ -124,6 +124,7 @@ func TestUnitServes(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	var open os.FileInfo
 	for _, want := range []string{"READY=1", "STOPPING=1"} {
 		if err := notify.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			t.Fatal(err)
@@ -136,6 +137,9 @@ func TestUnitServes(t *testing.T) {
 			t.Fatalf("notified %q (%v), want %s\n%s", message[:n], err, want, &log)
 		}
 		if want == "READY=1" {
+			if open, err = os.Stat(filepath.Join(dir, "sock")); err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
 			}
@@ -144,6 +148,9 @@ func TestUnitServes(t *testing.T) {
 	var ended *exec.ExitError
 	if err := cmd.Wait(); !errors.As(err, &ended) || ended.ExitCode() != 130 {
 		t.Errorf("after SIGINT: %v, want exit code 130\n%s", err, &log)
+	}
+	if open.Mode().Perm()&0o060 == 0 {
+		t.Errorf("the socket has mode %o: its group, and so jnbd-attach@, can't connect", open.Mode().Perm())
 	}
 	if info, err := os.Stat(filepath.Join(dir, "example.img")); err != nil || info.Size() != 1<<30 {
 		t.Errorf("the disk of the shipped configuration: %v, %v", info, err)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strconv"
 
@@ -14,10 +15,26 @@ import (
 
 // listenOptions say where to listen.
 type listenOptions struct {
-	unix string
-	ip   string
-	port uint16
-	tcp  bool // --ipaddr or --port was given
+	unix     string
+	unixMode modeFlag
+	ip       string
+	port     uint16
+	tcp      bool // --ipaddr or --port was given
+}
+
+// modeFlag is a flag for the permissions of a socket, in octal.
+type modeFlag fs.FileMode
+
+func (m *modeFlag) String() string { return strconv.FormatUint(uint64(*m), 8) }
+func (m *modeFlag) Type() string   { return "OCTAL" }
+
+func (m *modeFlag) Set(text string) error {
+	mode, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || mode&^0o666 != 0 || mode&0o600 != 0o600 {
+		return errors.New("want permissions in octal from 600 to 666, like 660 for the group")
+	}
+	*m = modeFlag(mode)
+	return nil
 }
 
 // given notes which flags were there: --port alone means TCP, none means the default.
@@ -36,7 +53,7 @@ func openListeners(options listenOptions, first *export) (listeners []net.Listen
 		options.unix = first.store.place.disk + ".sock"
 	}
 	if options.unix != "" {
-		l, err := nbd.Listen("unix", options.unix)
+		l, err := nbd.ListenUnix(options.unix, fs.FileMode(options.unixMode))
 		if err != nil {
 			return nil, false, err
 		}

@@ -60,7 +60,7 @@ type serveOptions struct {
 func defaultServeOptions() serveOptions {
 	return serveOptions{
 		exportOptions: exportOptions{recover: "prefix", commitInterval: 5 * time.Second},
-		listen:        listenOptions{ip: "127.0.0.1", port: nbd.DefaultPort},
+		listen:        listenOptions{unixMode: modeFlag(nbd.SocketMode), ip: "127.0.0.1", port: nbd.DefaultPort},
 		memory:        sizeFlag{bytes: defaultMemory},
 		tls:           tlsOptions{verifyPeer: true},
 		slowRequest:   time.Second,
@@ -106,6 +106,7 @@ func (o *serveOptions) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.config, "config", o.config, "read further settings and disks from this TOML file, and again at SIGHUP")
 	flags.StringVar(&o.defaultExport, "default", o.defaultExport, "the export of clients that name none (default: the first)")
 	flags.StringVarP(&o.listen.unix, "unix", "U", o.listen.unix, "listen on this unix socket (default DISK.sock)")
+	flags.Var(&o.listen.unixMode, "unix-mode", "permissions of the unix socket in octal, narrowed by the umask: 660 lets its group connect, and so write the disk")
 	flags.StringVarP(&o.listen.ip, "ipaddr", "i", o.listen.ip, "listen on this address for TCP")
 	flags.Uint16VarP(&o.listen.port, "port", "p", o.listen.port, "listen on this TCP port; 0 picks a free one")
 	flags.Var(&o.memory, "memory", "memory for all disks and clients together, at least "+formatSize(minMemory))
