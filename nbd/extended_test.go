@@ -94,9 +94,11 @@ func TestExtendedLengths(t *testing.T) {
 			t.Errorf("command %d over 8 TiB: %v %s", cmd, r.errno, r.text)
 		}
 	}
+	d.mu.Lock()
 	if want := []piece{{4096, vastSize - 4096, true}, {4096, vastSize - 4096, true}}; !slices.Equal(d.drops, want) {
 		t.Errorf("the device was asked for %v, want %v", d.drops, want)
 	}
+	d.mu.Unlock()
 	if r := c.doLong(cmdBlockStatus, 0, 0, vastSize, nil); !slices.Equal(r.extents, []extent{{vastSize - memPage, holeZero}, {memPage, 0}}) {
 		t.Errorf("extents of the whole disk: %v (%v %s)", r.extents, r.errno, r.text)
 	}

@@ -124,7 +124,11 @@ func (c *config) addTable(keys []string, line int) error {
 func (c *config) addKey(values map[string]any, keys []string, line int) error {
 	value := any(values)
 	for _, key := range keys {
-		value = value.(map[string]any)[key] // the decoder has seen the same keys
+		table, ok := value.(map[string]any)
+		if !ok {
+			return usagef("%s:%d: %s is no table", c.path, line, joinKeys(keys))
+		}
+		value = table[key]
 	}
 	texts, err := textsOf(value)
 	if err != nil {

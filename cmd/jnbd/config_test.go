@@ -268,3 +268,32 @@ func TestReload(t *testing.T) {
 		}
 	}
 }
+
+// Any file is read or refused; what is read has keys with values.
+func FuzzParseConfig(f *testing.F) {
+	for _, file := range []string{
+		"", "port = 1\n[export.a]\ndisk = \"b\"\n", "export.a.disk = \"b\"\n", "\"a\\u0062\" = 1\n",
+		"[export.\"a.b\"]\n\"di\\u0073k\" = 'x'\n", "a = {b = 1}\n", "a = [1, [2]]\n", "[[a]]\n", "a.b = 1\na.c = 2\n",
+		"a = 1979-05-27T07:32:00Z\n", "[export]\na = 1\n", "a = \"\"\"\nb\n\"\"\"\n",
+	} {
+		f.Add([]byte(file))
+	}
+	f.Fuzz(func(t *testing.T, file []byte) {
+		c, err := parseConfig("c.toml", file)
+		if err != nil {
+			return
+		}
+		for _, s := range c.settings {
+			if s.line < 1 || s.values == nil {
+				t.Errorf("setting %+v", s)
+			}
+		}
+		for _, x := range c.exports {
+			for _, s := range x.settings {
+				if s.line < 1 || s.values == nil {
+					t.Errorf("export %q, setting %+v", x.name, s)
+				}
+			}
+		}
+	})
+}
