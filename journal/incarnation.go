@@ -15,7 +15,7 @@ import (
 //     replied to and not flushed was in the page cache (P2 holds for a process, not for a
 //     host);
 //   - when the log is cut at a barrier and something lay behind it;
-//   - when the backing may have been written by something else: it was accepted as it is, or
+//   - when the backing was written by something else: it was accepted although it had changed, or
 //     it was a closed disk and is not as the close left it.
 //
 // Together with the log's sequence numbers, which never go back within an incarnation, it

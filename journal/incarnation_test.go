@@ -53,7 +53,7 @@ func TestIncarnation(t *testing.T) {
 		{"stopped, and the host started anew", stopped, Options{BootID: another}, true},
 		{"killed, and cut at the barrier", killed, Options{BootID: boot, Recover: wal.CutBarrier}, false},
 		{"stopped, and cut at the barrier", stopped, Options{BootID: boot, Recover: wal.CutBarrier}, true},
-		{"stopped, and accepted as it is", stopped, Options{BootID: boot, AcceptBacking: true}, false},
+		{"stopped, and to be accepted, but nothing has changed", stopped, Options{BootID: boot, AcceptBacking: true}, true},
 		{"closed, on a device that does not tell when it was written", finished, Options{BootID: boot}, false},
 	} {
 		for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered} {
@@ -109,6 +109,23 @@ func TestIncarnationIdleBarrier(t *testing.T) {
 		if after, _ := d.Incarnation(); after != before {
 			t.Errorf("incarnation %#x after %#x", after, before)
 		}
+	}
+	abandonQuietly(d)
+}
+
+// TestIncarnationOfAcceptedBacking: what others have written to is another disk from then on.
+func TestIncarnationOfAcceptedBacking(t *testing.T) {
+	opt := Options{BootID: [16]byte{1}, AcceptBacking: true}
+	d, g := opened(t, tiny, opt)
+	write(t, d, pattern(1, 4096), 500_000)
+	before, _ := d.Incarnation()
+	closed(t, d, tiny, g)
+	d, err := Open(scribble(0)(t, g.KillImage()), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := d.Incarnation(); after == before || after == 0 {
+		t.Errorf("incarnation %#x after %#x", after, before)
 	}
 	abandonQuietly(d)
 }

@@ -62,8 +62,9 @@ func TestForcedDetach(t *testing.T) {
 }
 
 // TestRolledBackDisk: under a mounted ext4 the server comes back with an old copy of the disk,
-// and later with one that jnbd was told to accept as it is. The device goes on with neither:
-// the guest's writes wait. When the newest copy is put back, they go on.
+// and later with one that something else has touched, and that jnbd was told to accept. The
+// device goes on with neither: the guest's writes wait. When the newest copy is put back, they
+// go on.
 func TestRolledBackDisk(t *testing.T) {
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk.img")
@@ -95,7 +96,11 @@ func TestRolledBackDisk(t *testing.T) {
 	w.await(w.count() + 5) // it goes on
 	g.mustBeClean()
 
-	served.kill()
+	served.stop()
+	touched := time.Now().Add(time.Second)
+	if err := os.Chtimes(disk, touched, touched); err != nil {
+		t.Fatal(err)
+	}
 	served = serve(t, disk, diskSize, port, "--accept-backing")
 	w.mustWait(served)
 	g.run("jnbd", "detach", "--force", "/dev/nbd0")
