@@ -38,10 +38,12 @@ func TestDocuments(t *testing.T) {
 	g.do(step.Step{Do: step.Start, Args: []string{
 		"bash", "-c", "cd /tmp && exec jnbd serve disk.img --size 128M --journal-size 64M",
 	}})
-	// Everybody is root here, and the driver is loaded already.
+	// Everybody is root here, and the driver is loaded already. jnbd has the rights that the
+	// packaged jnbd-attach@.service leaves to root.
 	const before = `
 		export PATH=/bin
 		sudo() { "$@"; }
+		jnbd() { setpriv --no-new-privs --bounding-set=-all,+sys_admin --inh-caps=-all jnbd "$@"; }
 		modprobe() { [ -d /sys/block/nbd0 ]; }
 		cd /tmp
 		mkdir -p /mnt

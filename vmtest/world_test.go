@@ -71,7 +71,7 @@ func build(ctx context.Context, dir string) (*world, error) {
 			return nil, err
 		}
 	}
-	programs, err := HostPrograms("nbd-client", "mkfs.ext4", "e2fsck", "bash", "mkdir", "mount", "umount")
+	programs, err := HostPrograms("nbd-client", "mkfs.ext4", "e2fsck", "bash", "mkdir", "mount", "setpriv", "umount")
 	if err != nil {
 		return nil, err
 	}
