@@ -9,6 +9,7 @@ import "fmt"
 //	Zero        Zeroer         else writes zeros
 //	ReadCached  CachedReader   else ErrNotCached
 //	ReadDirect  DirectReader   else ReadAt
+//	WriteDirect DirectWriter   else WriteAt
 //	Extents     Extenter       else one allocated extent
 //	Discard     Discarder      else nothing: it is advice
 //	Allocate    Allocator      else nothing: the device has no space to run out of
@@ -120,6 +121,14 @@ func ReadDirect(dev Device, p []byte, off int64) (n int, err error) {
 		return d.ReadDirectAt(p, off)
 	}
 	return dev.ReadAt(p, off)
+}
+
+// WriteDirect writes past the page cache; a device without DirectWriter has none to pass.
+func WriteDirect(dev Device, p []byte, off int64) (n int, err error) {
+	if d, ok := dev.(DirectWriter); ok {
+		return d.WriteDirectAt(p, off)
+	}
+	return dev.WriteAt(p, off)
 }
 
 // Extents calls visit for consecutive pieces of [off, off+n) until visit returns false. A

@@ -57,6 +57,16 @@ type DirectReader interface {
 	ReadDirectAt(p []byte, off int64) (n int, err error)
 }
 
+// DirectWriter is a Device that can write past the page cache: no memory of the host's, no
+// copy. Writes of either kind to neighbouring blocks may run side by side only where no
+// 2 MiB-aligned range of the device gets both: the kernel drops cached pages around a direct
+// write, and takes it for a failure of the file when they are dirty.
+type DirectWriter interface {
+	// WriteDirectAt is WriteAt past the page cache, where the host can. Any offset, length and
+	// memory will do; only whole blocks of 4 KiB go past the cache.
+	WriteDirectAt(p []byte, off int64) (n int, err error)
+}
+
 // Extenter is a Device that knows where its holes are.
 type Extenter interface {
 	// Extents calls visit for consecutive pieces of [off, off+n) in order, until visit

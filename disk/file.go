@@ -19,7 +19,7 @@ import (
 //  3. Lock the file against other processes (file_lock.go), and only then
 //  4. ask for its size, which the holder of the lock alone may change.
 //  5. Reads, writes and flushes (file_io.go); zeros, space (file_space.go); holes
-//     (file_extents.go); reads past the page cache (file_direct.go).
+//     (file_extents.go); i/o past the page cache (file_direct.go).
 //  6. Close waits for the calls that run, and lets go of the lock.
 //
 // All I/O but ReadDirectAt goes through the page cache: O_DIRECT and buffered writes never
@@ -71,6 +71,7 @@ var (
 	_ Zeroer       = (*File)(nil)
 	_ CachedReader = (*File)(nil)
 	_ DirectReader = (*File)(nil)
+	_ DirectWriter = (*File)(nil)
 	_ Extenter     = (*File)(nil)
 	_ Discarder    = (*File)(nil)
 	_ Allocator    = (*File)(nil)

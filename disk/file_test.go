@@ -390,7 +390,7 @@ func TestDirectRead(t *testing.T) {
 	if err := readAll(f, want); err != nil {
 		t.Fatal(err)
 	}
-	twin, err := f.direct.open(f.fd)
+	twin, err := f.direct.open(f.fd, false)
 	if err != nil {
 		t.Fatal(err)
 	}

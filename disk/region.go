@@ -15,6 +15,7 @@ var (
 	_ Zeroer       = (*region)(nil)
 	_ CachedReader = (*region)(nil)
 	_ DirectReader = (*region)(nil)
+	_ DirectWriter = (*region)(nil)
 	_ Extenter     = (*region)(nil)
 	_ Discarder    = (*region)(nil)
 	_ Allocator    = (*region)(nil)
@@ -89,6 +90,13 @@ func (r *region) ReadDirectAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return ReadDirect(r.parent, p, r.base+off)
+}
+
+func (r *region) WriteDirectAt(p []byte, off int64) (int, error) {
+	if err := r.check("write", off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	return WriteDirect(r.parent, p, r.base+off)
 }
 
 func (r *region) Extents(off, n int64, visit func(off, n int64, hole bool) bool) error {

@@ -37,6 +37,7 @@ const homeRun = 1 << 20
 // checkpointLoop runs batches as the fill of the log asks for. Close ends it.
 func (d *Disk) checkpointLoop() {
 	defer d.background.Done()
+	defer stepBack()()
 	tick := time.NewTicker(idleCheck)
 	defer tick.Stop()
 	for {

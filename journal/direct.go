@@ -47,6 +47,9 @@ func (d *Disk) writeDirect(p []byte, off int64, admit func() bool) (handled bool
 		part := p[t.Block*blockBytes-off:][:t.N*blockBytes]
 		if err := d.writeTarget(part, t.Home, t.Block, t.Slot); err != nil {
 			res.Abort()
+			if errors.Is(err, errNoRoom) {
+				return false, nil
+			}
 			return true, d.poisonWith(err)
 		}
 		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part, castagnoli)))
@@ -79,7 +82,7 @@ func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
 		d.once.homeBytes.Add(uint64(len(p)))
 		return nil
 	}
-	if _, err := d.once.spare.WriteAt(p, slot*blockBytes); err != nil {
+	if err := d.once.slots.write(p, slot); err != nil {
 		return fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), slot, err)
 	}
 	d.once.spareBytes.Add(uint64(len(p)))

@@ -6,6 +6,7 @@
 //	append.go      a change, from the call to its place in the order
 //	direct.go      a write that goes out once
 //	once.go        the write-once side, and how it and the log hold together
+//	spare.go       how the bytes of spare slots reach the host
 //	route.go       which way a write goes: the one place where modes differ
 //	read.go        a read: overlay, log, backing
 //	commit.go      barriers: what FLUSH and FUA wait for
@@ -112,6 +113,10 @@ func (d *Disk) Size() (int64, error) { return d.size, nil }
 // start begins the background work of a disk that may write.
 func (d *Disk) start(opt Options) {
 	d.lastChange.Store(time.Now().UnixNano())
+	if d.once != nil {
+		d.once.slots = newSlots(d.once.spare, &d.super, d.routes.mode)
+		d.once.slots.keepApart(d.once.state)
+	}
 	d.background.Add(1)
 	go d.checkpointLoop() // ends when stopped is closed, or with poison
 	if opt.CommitInterval > 0 {

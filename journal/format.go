@@ -20,9 +20,9 @@ func (opt *FormatOptions) spareBytes() int64 {
 	case opt.Mode == jsuper.Data:
 		return 0
 	case spare == 0 && opt.Mode == jsuper.Ordered:
-		spare = opt.DiskBytes
+		spare = opt.DiskBytes + opt.DiskBytes/(shortShare-1) // for runs of either kind (spare.go)
 	case spare == 0:
-		spare = opt.DiskBytes / 4
+		spare = opt.DiskBytes
 	}
 	return alignUp(max(spare, blockBytes), blockBytes)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"jnbd/disk"
 	"jnbd/wal"
@@ -17,27 +18,64 @@ import (
 //     written it again meanwhile, and then the copy counts for nothing.
 //
 // A crash at any point leaves either base: both hold the same bytes until step 3, and the
-// slots are kept until the record is durable. It happens when the disk is idle, and whole
-// when it is closed (P8).
+// slots are kept until the record is durable. So it can stop anywhere, and go on from what is
+// displaced then. It happens whole when the disk is closed (P8), and a little at a time while
+// nobody changes the disk: a client that comes back stops it within one piece of 1 MiB, and
+// never waits for one of its flushes or for more than recordRuns of its records.
 
-// homingBatch is how much goes home between two flushes.
-const homingBatch = 32 << 20
+const (
+	// idleBatch is how much goes home between two flushes while the disk is idle. It bounds
+	// what the medium has to do before it can serve a client that comes back.
+	idleBatch = 4 << 20
+	// closeBatch is the same when the disk is being closed, and nobody comes.
+	closeBatch = 32 << 20
+	// recordRuns is how many runs are looked at under one hold of the lock that gives the order.
+	recordRuns = 64
+)
 
-// homeBatch brings home about homingBatch bytes. moved is how much it was.
-func (d *Disk) homeBatch() (moved int64, err error) {
+// homeIdle brings displaced blocks home, batch after batch, until nothing is left or a client
+// changes the disk. Between two batches it rests as long as the last one took, so that half of
+// the medium's time is anybody's.
+func (d *Disk) homeIdle() error {
+	last := d.lastChange.Load()
+	changed := func() bool { return d.lastChange.Load() != last || d.closing.Load() }
+	for !changed() {
+		began := time.Now()
+		moved, err := d.homeBatch(idleBatch, changed)
+		if errors.Is(err, wal.ErrFull) || err == nil && moved == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-d.stopped:
+			return nil
+		case <-d.kick:
+			d.kickCheckpoint() // it is the loop's
+			return nil
+		case <-time.After(time.Since(began)):
+		}
+	}
+	return nil
+}
+
+// homeBatch brings home about most bytes, none of them if stop, where given, says so on the
+// way. moved is how much it was.
+func (d *Disk) homeBatch(most int64, stop func() bool) (moved int64, err error) {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
 	if d.poison.Load() != nil {
 		return 0, d.poisoned()
 	}
-	moved, err = d.homeRuns()
+	moved, err = d.homeRuns(most, stop)
 	if err != nil && !errors.Is(err, wal.ErrFull) {
 		err = d.poisonWith(fmt.Errorf("bring displaced blocks home: %w", err))
 	}
 	return moved, err
 }
 
-func (d *Disk) homeRuns() (moved int64, err error) {
+func (d *Disk) homeRuns(most int64, stop func() bool) (moved int64, err error) {
 	state := d.once.state
 	var runs []extent
 	defer func() {
@@ -46,7 +84,10 @@ func (d *Disk) homeRuns() (moved int64, err error) {
 		}
 	}()
 	buf := make([]byte, homeRun)
-	for from := int64(0); moved < homingBatch; {
+	for from := int64(0); moved < most; {
+		if stop != nil && stop() {
+			return 0, nil // what was copied counts for nothing
+		}
 		p, ok := state.NextDisplaced(from, homeRun/blockBytes)
 		if !ok {
 			break
@@ -70,7 +111,14 @@ func (d *Disk) homeRuns() (moved int64, err error) {
 		return 0, fmt.Errorf("flush the backing: %w", err)
 	}
 	d.counters.homeBytes.Add(uint64(moved))
-	return moved, d.recordHome(runs)
+	for rest := runs; len(rest) > 0; {
+		n := min(len(rest), recordRuns)
+		if err := d.recordHome(rest[:n]); err != nil {
+			return 0, err
+		}
+		rest = rest[n:]
+	}
+	return moved, nil
 }
 
 // recordHome is step 3.
@@ -110,7 +158,7 @@ func (d *Disk) bringAllHome(ctx context.Context, progress func(done, total int64
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%d bytes are still displaced: %w", d.once.state.Stats().Displaced*blockBytes, err)
 		}
-		moved, err := d.homeBatch()
+		moved, err := d.homeBatch(closeBatch, nil)
 		if err != nil && !errors.Is(err, wal.ErrFull) {
 			return err
 		}

@@ -29,8 +29,9 @@ import (
 type once struct {
 	state    *ordered.State
 	store    *countedWrites // the stored state
-	spare    disk.Device
-	together bool // one flush covers log, spare and homes
+	spare    disk.Device    // the spare area, to read
+	slots    *slots         // and to write
+	together bool           // one flush covers log, spare and homes
 
 	generation uint64      // guarded by checkpointMu; of the stored state in the superblock
 	homeDirty  atomic.Bool // a home was written in place since the last flush of the backing began
@@ -205,8 +206,8 @@ func (d *Disk) reclaim(giveBack bool) error {
 		if !giveBack {
 			break
 		}
-		if err := disk.Discard(o.spare, r.Start*blockBytes, r.N*blockBytes); err != nil {
-			return fmt.Errorf("give back %d spare slots at %d: %w", r.N, r.Start, err)
+		if err := o.slots.giveBack(r); err != nil {
+			return err
 		}
 	}
 	o.state.Release(batch)
@@ -223,9 +224,7 @@ func (d *Disk) sweep(idle bool) error {
 		return d.poisonWith(err)
 	}
 	if idle && !d.closing.Load() {
-		if _, err := d.homeBatch(); err != nil && !errors.Is(err, wal.ErrFull) {
-			return err
-		}
+		return d.homeIdle()
 	}
 	return nil
 }

@@ -25,8 +25,8 @@ type FormatOptions struct {
 	JournalBytes int64       // superblock and log together, see MinJournalBytes
 	Mode         jsuper.Mode // kept in the superblock
 	// SpareBytes is the room for write-once versions whose homes are taken, on the journal,
-	// allocated as it is used. 0 is the mode's default: all of the disk for ordered, a
-	// quarter for auto. Mode data has none.
+	// allocated as it is used. 0 is the mode's default: as much as the disk for auto, an
+	// eighth more for ordered. Mode data has none.
 	SpareBytes int64
 	Node       uint32 // cluster seam; 0 until many journals share a disk
 	Progress   func(done, total int64)

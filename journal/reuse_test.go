@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"jnbd/disk/crashdisk"
 	"jnbd/jsuper"
@@ -223,7 +224,7 @@ func TestWrittenWhileBroughtHome(t *testing.T) {
 		displace(t, d, 0, 64<<10)
 		hang := stallAt(g, "write backing")
 		var err error
-		go func() { _, err = d.homeBatch() }() // ends when it is let go on
+		go func() { _, err = d.homeBatch(closeBatch, nil) }() // ends when it is let go on
 		<-hang.reached
 		newest := pattern(3, 64<<10)
 		write(t, d, newest, 0)
@@ -270,4 +271,46 @@ func displace(t *testing.T, d *Disk, off int64, n int) {
 	if got := d.once.state.Stats().Displaced * blockBytes; got != int64(n) {
 		t.Fatalf("%d bytes are displaced, want %d", got, n)
 	}
+}
+
+// TestHomingGivesWay: a client's change stops homing on its way, and what was copied until then
+// counts for nothing. When the disk is idle again all of it goes home.
+func TestHomingGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, g := opened(t, orderedLayout, Options{})
+		for i := range int64(8) { // home, then to spare
+			write(t, d, pattern(uint64(i), 256<<10), i%4<<19)
+		}
+		for i := range int64(2) { // the log proves itself what the first flush made durable
+			write(t, d, []byte{byte(i)}, 3<<20)
+			if err := d.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second) // homes are out of quarantine then
+		synctest.Wait()
+		before := d.once.state.Stats().Displaced
+		pieces := 0
+		moved, err := d.homeBatch(idleBatch, func() bool { pieces++; return pieces > 1 })
+		if err != nil || moved != 0 || pieces != 2 {
+			t.Errorf("homing that is stopped: moved %d bytes in %d pieces, %v", moved, pieces, err)
+		}
+		if now := d.once.state.Stats().Displaced; now != before || before == 0 {
+			t.Errorf("%d blocks are displaced, %d before", now, before)
+		}
+		// A client that changes something every second is never idle.
+		for i := range int64(10) {
+			write(t, d, []byte{byte(i)}, 3<<20)
+			time.Sleep(time.Second)
+		}
+		if now := d.once.state.Stats().Displaced; now != before {
+			t.Errorf("beside a client %d of %d blocks went home", before-now, before)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if now := d.once.state.Stats().Displaced; now != 0 {
+			t.Errorf("after an idle minute %d blocks are displaced", now)
+		}
+		closed(t, d, orderedLayout, g)
+	})
 }

@@ -17,6 +17,19 @@ import "fmt"
 // wait for log space, Unseal before the wait and Seal again after it: the checkpointer that
 // makes the space may be waiting in Steal.
 
+// KeepApart makes Reserve look for slots of runs of at most most blocks from slot on, and for
+// those of longer runs before it; in the other part only when there is nothing left in the
+// first. A caller that writes the two in different ways can so tell them by their place.
+func (s *State) KeepApart(slot, most int64) {
+	if slot < 0 || slot > s.layout.Slots {
+		panic(fmt.Sprintf("ordered: KeepApart at slot %d, the spare area has %d", slot, s.layout.Slots))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mustBeLiveLocked("KeepApart")
+	s.spare.keepApart(slot, most)
+}
+
 // Target is N blocks from Block on and their destination: in place (Home), or slots from
 // Slot on.
 type Target struct {

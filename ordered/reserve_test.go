@@ -167,3 +167,50 @@ func TestSpareRunsAreLong(t *testing.T) {
 	}
 	check(t, s)
 }
+
+// TestKeepApart: short runs and long ones have slots of their own while there are any, and
+// those of the others after that.
+func TestKeepApart(t *testing.T) {
+	const slots, apart, most = 100, 60, 4
+	s := live(t, Layout{Blocks: 400, Slots: slots})
+	s.KeepApart(apart, most)
+	homes := func(block, n int64) { release(s, write1(t, s, block, n)) }
+	block := int64(0)
+	// overwrite displaces n blocks that were never written before.
+	overwrite := func(n int64) []Target {
+		homes(block, n)
+		targets := write(t, s, block, n, block+2)
+		block += n
+		return targets
+	}
+	for range 8 { // 40 of the 60 slots of long runs, 32 of the 40 of short ones
+		for _, x := range overwrite(5) {
+			if x.Slot+x.N > apart {
+				t.Errorf("a long run is in slots [%d,+%d)", x.Slot, x.N)
+			}
+		}
+		for _, x := range overwrite(4) {
+			if x.Slot < apart {
+				t.Errorf("a short run is in slots [%d,+%d)", x.Slot, x.N)
+			}
+		}
+	}
+	for used := int64(72); used < slots; used += 4 { // all that is left is for short runs, too
+		overwrite(4)
+	}
+	if st := s.Stats(); st.SpareFree != 0 || st.Displaced != slots {
+		t.Errorf("%d slots are free, %d blocks displaced", st.SpareFree, st.Displaced)
+	}
+	check(t, s)
+}
+
+// write1 writes blocks for the first time, and returns the log position behind that.
+func write1(t *testing.T, s *State, block, n int64) int64 {
+	t.Helper()
+	for _, x := range write(t, s, block, n, block+1) {
+		if !x.Home {
+			t.Fatalf("the first version of [%d,+%d) is not at home", block, n)
+		}
+	}
+	return block + 2
+}

@@ -21,8 +21,16 @@ type spare struct {
 	slots    int64
 	free     int64 // slots without the used bit
 	inFlight int64
-	low      int64 // no slot below it is free
-	top      int64 // no slot from it on was ever used since FinishReplay
+
+	long, short part  // where runs of either kind are looked for first
+	shortMost   int64 // the longest run that is short
+}
+
+// part is a piece of the spare area.
+type part struct {
+	from, to int64
+	low      int64 // no slot of it below is free
+	top      int64 // no slot of it from here on was ever used since FinishReplay
 }
 
 func newSpare(slots int64) spare {
@@ -34,68 +42,103 @@ func newSpare(slots int64) spare {
 	for i := range s.counts {
 		s.counts[i] = uint16(min(chunkSlots, slots-int64(i)*chunkSlots))
 	}
+	s.keepApart(slots, 0)
 	return s
+}
+
+// keepApart makes runs of at most most slots go to slots from at on, and longer ones to those
+// before it, while there is room.
+func (s *spare) keepApart(at, most int64) {
+	top := s.long.top
+	if s.short.top > s.short.from {
+		top = s.short.top
+	}
+	s.long = part{to: at, top: min(top, at)}
+	s.short = part{from: at, to: s.slots, low: at, top: max(top, at)}
+	s.shortMost = most
 }
 
 // alloc gives out up to want contiguous free slots, as in flight. There must be a free one.
 // It prefers slots that were used before, because the host has space for those, and among
 // the first few free runs of them one that is long enough; else fresh ones at the top.
 func (s *spare) alloc(want int64) (slot, n int64) {
-	s.low = s.nextFree(s.low)
-	slot, n = s.low, s.freeRun(s.low, want)
-	for at, tries := slot+n, 1; n < want && tries < enoughRuns; tries++ {
-		at = s.nextFree(at)
-		if at >= s.slots {
-			break
-		}
-		run := s.freeRun(at, want)
-		if run > n {
-			slot, n = at, run
-		}
-		at += run
+	first, second := &s.long, &s.short
+	if want <= s.shortMost {
+		first, second = second, first
 	}
-	if n < want && s.slots-s.top >= want {
-		slot, n = s.top, want
+	if slot, n = s.find(first, want); n == 0 {
+		slot, n = s.find(second, want)
 	}
 	s.mark(slot, n)
 	s.inFlight += s.flight.setRange(slot, slot+n)
 	return slot, n
 }
 
-// nextFree is the first free slot at or after at, or the number of slots.
-func (s *spare) nextFree(at int64) int64 {
-	for at < s.slots {
+// find is alloc's choice in p; n is 0 if p has no free slot.
+func (s *spare) find(p *part, want int64) (slot, n int64) {
+	if p.low = s.nextFree(p.low, p.to); p.low == p.to {
+		return 0, 0
+	}
+	slot, n = p.low, s.freeRun(p.low, p.to, want)
+	for at, tries := slot+n, 1; n < want && tries < enoughRuns; tries++ {
+		at = s.nextFree(at, p.to)
+		if at >= p.to {
+			break
+		}
+		run := s.freeRun(at, p.to, want)
+		if run > n {
+			slot, n = at, run
+		}
+		at += run
+	}
+	if n < want && p.to-p.top >= want {
+		slot, n = p.top, want
+	}
+	return slot, n
+}
+
+// nextFree is the first free slot at or after at, or end.
+func (s *spare) nextFree(at, end int64) int64 {
+	for at < end {
 		chunk := at / chunkSlots
-		end := min(s.slots, (chunk+1)*chunkSlots)
+		next := min(end, (chunk+1)*chunkSlots)
 		if s.counts[chunk] > 0 {
-			n, used := s.used.run(at, end)
+			n, used := s.used.run(at, next)
 			if !used {
 				return at
 			}
-			if at+n < end {
+			if at+n < next {
 				return at + n
 			}
 		}
-		at = end
+		at = next
 	}
-	return s.slots
+	return end
 }
 
-// freeRun is the number of free slots from slot on, at most want. slot is free.
-func (s *spare) freeRun(slot, want int64) int64 {
-	n, _ := s.used.run(slot, min(s.slots, slot+want))
+// freeRun is the number of free slots from slot on, below end, at most want. slot is free.
+func (s *spare) freeRun(slot, end, want int64) int64 {
+	n, _ := s.used.run(slot, min(end, slot+want))
 	return n
 }
 
 // mark makes [slot, slot+n) used, and reports whether all of it was free.
 func (s *spare) mark(slot, n int64) bool {
-	s.top = max(s.top, slot+n)
+	for _, p := range [...]*part{&s.long, &s.short} {
+		if slot < p.to {
+			p.top = max(p.top, min(slot+n, p.to))
+		}
+	}
 	return s.change(slot, n, s.used.setRange, -1) == n
 }
 
 // release makes [slot, slot+n) free, and reports whether all of it was used.
 func (s *spare) release(slot, n int64) bool {
-	s.low = min(s.low, slot)
+	for _, p := range [...]*part{&s.long, &s.short} {
+		if slot+n > p.from {
+			p.low = min(p.low, max(slot, p.from))
+		}
+	}
 	return s.change(slot, n, s.used.clearRange, 1) == n
 }
 

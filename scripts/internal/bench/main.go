@@ -1,9 +1,10 @@
-// Command bench measures jnbd beside a peer. Every figure is a ratio to the peer, measured
-// in turns in one run, because absolute ones say more about the machine.
+// Command bench measures jnbd beside peers. Every figure that counts is a ratio, of programs
+// that were measured in turns in one run, because absolute ones say more about the machine.
 //
-//   - random.go: 4 KiB random writes, depth 32, over a unix socket, against nbdkit's file
-//     plugin: writes per second, and CPU time of the server per write.
-//   - recovery.go: how long a server takes to be ready again with a full log.
+//   - workloads.go: what is measured, and which ratios are wanted.
+//   - peers.go, process.go: the servers; fio.go: the client.
+//   - rounds.go: the turns; table.go: what they come to, on a terminal and in docs/benchmarks.md.
+//   - latency.go, trim.go, recovery.go: what is not a race between servers.
 //
 // scripts/bench builds it and runs it.
 package main
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -20,59 +22,117 @@ import (
 type config struct {
 	jnbd    string
 	dir     string
-	only    string
 	rounds  int
 	runtime time.Duration
 	disk    string
 	log     string
+	check   bool
+	out     string
+
+	diskBytes int64
+	report    report
 }
 
 func main() {
 	var c config
 	flag.StringVar(&c.jnbd, "jnbd", "bin/jnbd", "the jnbd to measure")
 	flag.StringVar(&c.dir, "dir", "", "directory for disks, on the file system to measure (default: a temporary one)")
-	flag.StringVar(&c.only, "only", "", "one part alone: random or recovery")
 	flag.IntVar(&c.rounds, "rounds", 5, "rounds of each program, in turns")
-	flag.DurationVar(&c.runtime, "runtime", 5*time.Second, "length of one round")
-	flag.StringVar(&c.disk, "disk", "1G", "size of the disk")
-	flag.StringVar(&c.log, "log", "1G", "size of the full log")
+	flag.DurationVar(&c.runtime, "runtime", 3*time.Second, "length of one measurement that is bounded by time")
+	flag.StringVar(&c.disk, "disk", "1G", "size of the disks")
+	flag.StringVar(&c.log, "log", "1G", "size of the full log that recovery finds")
+	flag.BoolVar(&c.check, "check", false, "exit with 1 when a wanted ratio is missed")
+	flag.StringVar(&c.out, "o", "", "also write the tables to this file, as Markdown")
+	list := flag.Bool("list", false, "list the workloads and end")
 	fillDisk := flag.String("fill", "", "used by bench itself: fill the log of this disk")
-	flag.Parse()
-	if *fillDisk != "" {
-		if err := fill(*fillDisk); err != nil {
-			fatal(err)
-		}
-		return
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), "usage: scripts/bench [flags] [WORKLOAD…]\n")
+		flag.PrintDefaults()
 	}
-	if err := c.run(); err != nil {
-		fatal(err)
+	flag.Parse()
+	switch {
+	case *fillDisk != "":
+		fatalIf(fill(*fillDisk))
+	case *list:
+		for _, w := range workloads() {
+			fmt.Printf("%-20s %s\n", w.name, w.about)
+		}
+	default:
+		missed, err := c.run(flag.Args())
+		fatalIf(err)
+		if missed > 0 && c.check {
+			fatalIf(fmt.Errorf("%d wanted figures were missed", missed))
+		}
 	}
 }
 
-func (c *config) run() (err error) {
+// run measures the named workloads, or all of them, and counts the wanted figures missed.
+func (c *config) run(names []string) (missed int, err error) {
+	chosen, err := choose(names)
+	if err != nil {
+		return 0, err
+	}
+	if c.diskBytes, err = parseSize(c.disk); err != nil {
+		return 0, err
+	}
 	if c.dir == "" {
 		if c.dir, err = os.MkdirTemp("", "jnbd-bench-"); err != nil {
-			return err
+			return 0, err
 		}
 		defer os.RemoveAll(c.dir)
 	}
 	if c.jnbd, err = filepath.Abs(c.jnbd); err != nil {
-		return err
+		return 0, err
 	}
-	if c.only == "" || c.only == "random" {
-		if err := c.random(); err != nil {
-			return fmt.Errorf("random writes: %w", err)
+	c.report.begin(c)
+	for _, w := range chosen {
+		if err := w.run(c, &w); err != nil {
+			return 0, fmt.Errorf("%s: %w", w.name, err)
 		}
 	}
-	if c.only == "" || c.only == "recovery" {
-		if err := c.recovery(); err != nil {
-			return fmt.Errorf("recovery: %w", err)
-		}
+	if c.out != "" {
+		err = c.report.save(c.out)
 	}
-	return nil
+	return c.report.missed, err
 }
 
-func fatal(err error) {
-	fmt.Fprintf(os.Stderr, "bench: %v\n", err)
-	os.Exit(1)
+// choose finds the workloads of these names; none means all.
+func choose(names []string) ([]workload, error) {
+	all := workloads()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var chosen []workload
+	for _, name := range names {
+		found := false
+		for _, w := range all {
+			if w.name == name || strings.HasPrefix(w.name, name+"-") {
+				chosen, found = append(chosen, w), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("no workload is called %q; scripts/bench -list names them", name)
+		}
+	}
+	return chosen, nil
+}
+
+// parseSize reads a number of bytes with an optional K, M, G or T.
+func parseSize(s string) (int64, error) {
+	var n int64
+	var unit string
+	if k, _ := fmt.Sscanf(s, "%d%s", &n, &unit); k == 0 || n <= 0 || len(unit) > 1 || !strings.Contains("KMGT", unit) {
+		return 0, fmt.Errorf("size %q: want a number with K, M, G or T", s)
+	}
+	if unit != "" {
+		n <<= 10 * (1 + strings.Index("KMGT", unit))
+	}
+	return n, nil
+}
+
+func fatalIf(err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -66,35 +67,81 @@ func startNbdkit(image string) (*process, error) {
 // uri is the default export on the socket.
 func (p *process) uri() string { return "nbd+unix:///?socket=" + p.socket }
 
-// cpu is what the process has used so far (user and system), by /proc/PID/stat.
-func (p *process) cpu() (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	// The second field, the name, may hold spaces; fields 14 and 15 count from the first.
-	_, rest, ok := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 13 {
-		return 0, fmt.Errorf("can't read /proc/PID/stat: %q", stat)
-	}
-	var user, system int64
-	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
-		return 0, err
-	}
-	const tick = time.Second / 100 // USER_HZ is 100 on every Linux that Go runs on
-	return time.Duration(user+system) * tick, nil
+// use is what a process has used so far.
+type use struct {
+	cpu     time.Duration // user and system
+	written int64         // bytes that it had the kernel write to disks
 }
 
-// stop ends the process in order and returns all the CPU time it has used.
-func (p *process) stop() (time.Duration, error) {
+// use is what the process, and the children that it forks for clients, have used so far.
+func (p *process) use() (use, error) {
+	total, err := useOf(p.cmd.Process.Pid)
+	if err != nil {
+		return use{}, err
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.cmd.Process.Pid, p.cmd.Process.Pid))
+	if err != nil {
+		return total, nil // a kernel without that file; then only ended children count
+	}
+	for _, child := range strings.Fields(string(text)) {
+		var pid int
+		if _, err := fmt.Sscan(child, &pid); err != nil {
+			return use{}, err
+		}
+		if u, err := useOf(pid); err == nil { // else it has just ended
+			total.cpu += u.cpu
+			total.written += u.written
+		}
+	}
+	return total, nil
+}
+
+// useOf reads /proc/PID/stat and /proc/PID/io.
+func useOf(pid int) (use, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return use{}, err
+	}
+	// The second field, the name, may hold spaces; fields 14 to 17 count from the first. The
+	// last two are of children that have ended.
+	_, rest, ok := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 15 {
+		return use{}, fmt.Errorf("can't read /proc/PID/stat: %q", stat)
+	}
+	var ticks int64
+	for _, f := range fields[11:15] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return use{}, fmt.Errorf("can't read /proc/PID/stat: %w", err)
+		}
+		ticks += n
+	}
+	const tick = time.Second / 100 // USER_HZ is 100 on every Linux that Go runs on
+	u := use{cpu: time.Duration(ticks) * tick}
+	io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return use{}, err
+	}
+	for line := range strings.Lines(string(io)) {
+		if n, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+			if u.written, err = strconv.ParseInt(strings.TrimSpace(n), 10, 64); err != nil {
+				return use{}, fmt.Errorf("can't read /proc/PID/io: %w", err)
+			}
+		}
+	}
+	return u, nil
+}
+
+// stop ends the process in order.
+func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return 0, err
+		return err
 	}
 	if err := p.cmd.Wait(); err != nil {
-		return 0, fmt.Errorf("stop %s: %w", p.cmd.Path, err)
+		return fmt.Errorf("stop %s: %w", p.cmd.Path, err)
 	}
-	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
+	return nil
 }
 
 // kill is kill -9.

@@ -25,7 +25,7 @@ import (
 // A log gets full only while the checkpointer can't keep up. Here it can't at all: fill
 // runs the engine on a backing that takes no writes, until the log takes none either, and
 // then dies.
-func (c *config) recovery() error {
+func recovery(c *config, _ *workload) error {
 	const size = 4 << 30
 	path := filepath.Join(c.dir, "recovery.img")
 	if out, err := exec.Command(c.jnbd, "create", path, "--size", fmt.Sprint(size), "--journal-size", c.log).CombinedOutput(); err != nil {
@@ -52,8 +52,9 @@ func (c *config) recovery() error {
 	if err := json.Unmarshal(out, &info); err != nil {
 		return fmt.Errorf("jnbd info: %w", err)
 	}
-	fmt.Printf("\nready again: log of %s, %d%% full of 4 KiB writes in %d frames\n\n",
+	c.report.say("\n## recovery\n\nReady again: log of %s, %d%% full of 4 KiB writes in %d frames.",
 		c.log, info.Log.UsedBytes*100/info.LogBytes, info.Log.Frames)
+	var rows [][]string
 	for _, cold := range []bool{false, true} {
 		name := "log in the page cache"
 		if cold {
@@ -68,14 +69,15 @@ func (c *config) recovery() error {
 			return err
 		}
 		p.kill()
-		fmt.Printf("%-28s read-only  %8.3f s\n", name, took.Seconds())
+		rows = append(rows, []string{name, "read-only", fmt.Sprintf("%.3f s", took.Seconds())})
 	}
 	p, took, err := c.startJnbd(path)
 	if err != nil {
 		return err
 	}
 	p.kill()
-	fmt.Printf("%-28s to write   %8.3f s\n", "log in the page cache", took.Seconds())
+	rows = append(rows, []string{"log in the page cache", "to write", fmt.Sprintf("%.3f s", took.Seconds())})
+	c.report.table([]string{"", "opened", "ready after"}, rows)
 	return nil
 }
 

@@ -1,0 +1,144 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"jnbd/disk"
+	"jnbd/jsuper"
+	"jnbd/ordered"
+)
+
+// How the bytes of spare slots reach the host:
+//
+//   - A long run goes past the page cache. An overwritten block leaves a home in the cache that
+//     nobody reads again; a cached slot beside it would hold the disk in memory twice, and to
+//     get that memory costs more than the write (decision 16).
+//   - A short run goes through the page cache: a wait for the medium each would cost more.
+//   - The host gets asked for space before it is written to, a step ahead, so that a host that
+//     is full sends the write to the log instead of failing it (DESIGN.md, trap 10), and the
+//     file system has long runs to give.
+//
+// The two kinds of write keep off each other's 2 MiB (disk.DirectWriter): each has its part of
+// the area, by ordered.State.KeepApart, and the place alone decides how a run is written. Reads
+// go through the page cache everywhere.
+
+const (
+	// cacheUnit is the largest piece that a page cache keeps together.
+	cacheUnit = 2 << 20
+	// spareStep is the most space that the host is asked for at once.
+	spareStep = 64 << 20
+	// shortShare: one part in so many of the spare area is for short runs, where there are any.
+	shortShare = 9
+	// shortRun is the longest run that goes through the page cache.
+	shortRun = bulkBytes / blockBytes
+)
+
+// errNoRoom is "the host has no space for this slot".
+var errNoRoom = errors.New("the host has no space for spare slots")
+
+// slots is the spare area as it is written.
+type slots struct {
+	dev              disk.Device
+	directFrom, upTo int64 // bytes of the area that are written past the page cache
+	step             int64
+
+	mu    sync.Mutex
+	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
+}
+
+// newSlots is the spare area of a disk. Short runs occur in mode ordered only, where every
+// write of whole blocks goes out once.
+func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
+	s := &slots{dev: dev, taken: map[int64]struct{}{}}
+	s.step = min(spareStep, max(1<<20, int64(1)<<bits.Len64(uint64(sb.SpareBytes/16))))
+	s.directFrom = alignUp(sb.SpareOffset, cacheUnit) - sb.SpareOffset
+	s.upTo = sb.SpareBytes
+	if mode == jsuper.Ordered {
+		s.upTo -= sb.SpareBytes / shortShare
+	}
+	s.upTo = (sb.SpareOffset+s.upTo)/cacheUnit*cacheUnit - sb.SpareOffset
+	s.upTo = max(s.upTo, 0)
+	s.directFrom = min(s.directFrom, s.upTo)
+	return s
+}
+
+// keepApart tells the state which slots are for which runs.
+func (s *slots) keepApart(state *ordered.State) {
+	state.KeepApart(s.upTo/blockBytes, shortRun)
+}
+
+// write writes p to the slots from slot on. errNoRoom: nothing was written.
+func (s *slots) write(p []byte, slot int64) error {
+	off, n := slot*blockBytes, int64(len(p))
+	if err := s.takeSpace(off, n); err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		write, k := s.dev.WriteAt, n
+		switch {
+		case off < s.directFrom:
+			k = min(n, s.directFrom-off)
+		case off < s.upTo:
+			write, k = s.writePast, min(n, s.upTo-off)
+		}
+		if _, err := write(p[:k], off); err != nil {
+			return err
+		}
+		p, off, n = p[k:], off+k, n-k
+	}
+	return nil
+}
+
+func (s *slots) writePast(p []byte, off int64) (int, error) { return disk.WriteDirect(s.dev, p, off) }
+
+// takeSpace asks the host for the space of [off, off+n), in whole steps.
+func (s *slots) takeSpace(off, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := off / s.step; at*s.step < off+n; at++ {
+		if _, ok := s.taken[at]; ok {
+			continue
+		}
+		from := at * s.step
+		err := disk.Allocate(s.dev, from, min(s.step, s.dev.Size()-from))
+		if errors.Is(err, unix.ENOSPC) { // a whole step is more than is needed
+			err = disk.Allocate(s.dev, off, n)
+			if errors.Is(err, unix.ENOSPC) {
+				return fmt.Errorf("%w: %w", errNoRoom, err)
+			}
+			return ignoreUnsupported(err)
+		}
+		if err := ignoreUnsupported(err); err != nil {
+			return err
+		}
+		s.taken[at] = struct{}{}
+	}
+	return nil
+}
+
+func ignoreUnsupported(err error) error {
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil // then only writing takes space
+	}
+	return err
+}
+
+// giveBack gives the host the space of slots that nobody uses. What a step has beyond them
+// stays until the disk is closed.
+func (s *slots) giveBack(r ordered.Run) error {
+	off, n := r.Start*blockBytes, r.N*blockBytes
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := off / s.step; at*s.step < off+n; at++ {
+		delete(s.taken, at)
+	}
+	if err := disk.Discard(s.dev, off, n); err != nil {
+		return fmt.Errorf("give back %d spare slots at %d: %w", r.N, r.Start, err)
+	}
+	return nil
+}

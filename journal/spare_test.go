@@ -1,0 +1,145 @@
+package journal
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"jnbd/disk"
+	"jnbd/disk/crashdisk"
+	"jnbd/jsuper"
+)
+
+// host is a journal's device that notes how it is written, and can run out of space.
+type host struct {
+	*crashdisk.Disk
+	mu     sync.Mutex
+	cached map[int64]bool // units of the page cache that were written through it
+	direct map[int64]bool // and past it
+	full   bool           // guarded by mu; it has no more space to give
+	given  int64          // guarded by mu; bytes it was asked for
+}
+
+func (h *host) note(where map[int64]bool, off, n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for unit := off / cacheUnit; unit*cacheUnit < off+n; unit++ {
+		where[unit] = true
+	}
+}
+
+func (h *host) WriteAt(p []byte, off int64) (int, error) {
+	h.note(h.cached, off, int64(len(p)))
+	return h.Disk.WriteAt(p, off)
+}
+
+func (h *host) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {
+	for _, b := range bufs {
+		n += int64(len(b))
+	}
+	h.note(h.cached, off, n)
+	return n, disk.WriteV(h.Disk, bufs, off)
+}
+
+func (h *host) WriteDirectAt(p []byte, off int64) (int, error) {
+	h.note(h.direct, off, int64(len(p)))
+	return h.Disk.WriteAt(p, off)
+}
+
+func (h *host) Allocate(_, n int64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.full {
+		return unix.ENOSPC
+	}
+	h.given += n
+	return nil
+}
+
+// onHost is a disk whose journal lies on such a host.
+func onHost(t *testing.T, l layout) (*Disk, *host, *crashdisk.Group) {
+	t.Helper()
+	g := formatted(t, l)
+	p := l.parts(g)
+	h := &host{Disk: p.Journal.(*crashdisk.Disk), cached: map[int64]bool{}, direct: map[int64]bool{}}
+	p.Journal = h
+	d, err := Open(p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, h, g
+}
+
+// TestNoUnitIsWrittenBothWays: whatever clients write, no 2 MiB of the journal are written both
+// through the page cache and past it (disk.DirectWriter).
+func TestNoUnitIsWrittenBothWays(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Ordered, jsuper.Auto} {
+		l := layout{name: "apart", disk: 24 << 20, journal: logStart + 8<<20, mode: mode}
+		d, h, g := onHost(t, l)
+		rnd := rand.New(rand.NewPCG(3, 4))
+		model := make([]byte, l.disk)
+		for i := range uint64(400) {
+			n := 1 + rnd.Int64N(8*blockBytes)
+			if i%3 != 0 {
+				n = 1 + rnd.Int64N(700<<10)
+			}
+			off := rnd.Int64N(l.disk - n)
+			p := pattern(i, int(n))
+			write(t, d, p, off)
+			copy(model[off:], p)
+			if i%8 == 0 {
+				if err := d.Sync(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		expect(t, d, 0, model)
+		h.mu.Lock()
+		for unit := range h.direct {
+			if h.cached[unit] {
+				t.Errorf("mode %s: the 2 MiB at %d are written both ways", mode, unit*cacheUnit)
+			}
+		}
+		if len(h.direct) == 0 || h.given == 0 {
+			t.Errorf("mode %s: %d units were written past the cache, %d bytes asked for", mode, len(h.direct), h.given)
+		}
+		h.mu.Unlock()
+		closed(t, d, l, g)
+	}
+}
+
+// TestFullHostSendsBulkToTheLog: a host without space for spare slots costs write-once, and
+// nothing else.
+func TestFullHostSendsBulkToTheLog(t *testing.T) {
+	l := layout{name: "full", disk: 8 << 20, journal: logStart + 4<<20, mode: jsuper.Auto}
+	d, h, g := onHost(t, l)
+	h.mu.Lock()
+	h.full = true
+	h.mu.Unlock()
+	model := make([]byte, l.disk)
+	for i := range uint64(12) {
+		p := pattern(i, 1<<20)
+		off := int64(i%3) << 20
+		write(t, d, p, off)
+		copy(model[off:], p)
+	}
+	if n := d.once.state.Stats().Displaced; n != 0 {
+		t.Errorf("%d blocks are in slots that the host has no space for", n)
+	}
+	h.mu.Lock()
+	h.full = false
+	h.mu.Unlock()
+	if err := d.Checkpoint(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	p := pattern(99, 1<<20)
+	write(t, d, p, 0)
+	copy(model, p)
+	if n := d.once.state.Stats().Displaced; n != 256 {
+		t.Errorf("with space again %d blocks are displaced, want 256", n)
+	}
+	expect(t, d, 0, model)
+	closed(t, d, l, g)
+}

@@ -1,0 +1,116 @@
+package main
+
+import "fmt"
+
+// workload is one thing that is measured, by itself.
+type workload struct {
+	name, about string
+	run         func(*config, *workload) error
+	race        race // what runRace does
+}
+
+// race is a load that several servers get in turns.
+type race struct {
+	servers []server
+	image   imageKind
+	passes  []pass
+	wants   []want
+}
+
+// pass is one run of the client. All passes of a round meet the same server, one after the
+// other; those without a name only prepare the next.
+type pass struct {
+	name string
+	fio  []string
+	// bulk: the figure that counts is bytes a second, else requests a second. Either way a
+	// ratio of two servers is the same.
+	bulk bool
+}
+
+// want is a ratio that a pass must reach, median over the rounds.
+type want struct {
+	pass    string
+	ours    server
+	peers   []server // the best of them in each round; empty: all that are not jnbd
+	figure  figure
+	atLeast float64 // 0: no lower limit
+	atMost  float64 // 0: no upper limit
+}
+
+// figure is what is compared.
+type figure string
+
+const (
+	rate      figure = "requests/s"
+	serverCPU figure = "server CPU"
+	hostBytes figure = "host bytes per client byte"
+	worst     figure = "p99.9"
+)
+
+// workloads are all there are, in the order of a whole run.
+func workloads() []workload {
+	all := []workload{bulk(), smallFlush()}
+	all = append(all,
+		workload{name: "random", about: "4 KiB random writes, depth 32: requests a second and CPU time for each", run: runRace, race: race{
+			servers: []server{jnbdAuto, nbdkitFile},
+			image:   wholeImage,
+			passes:  []pass{{name: "steady", fio: timed("--rw=randwrite", "--bs=4k", "--iodepth=32")}},
+			wants:   []want{{pass: "steady", ours: jnbdAuto, figure: rate, atLeast: 2.5}, {pass: "steady", ours: jnbdAuto, figure: serverCPU, atMost: 0.4}},
+		}},
+		workload{name: "latency-checkpoint", about: "p99 of 4 KiB writes while the log is brought home, beside that while it is not", run: latencyCheckpoint},
+		workload{name: "latency-homing", about: "p99 of 4 KiB writes while displaced blocks are brought home, beside that while they are not", run: latencyHoming},
+		workload{name: "trim", about: "a trim of a whole sparse disk of 1 TiB, through the server", run: trimWhole},
+		workload{name: "recovery", about: "how long a server takes to be ready again with a full log", run: recovery},
+	)
+	return all
+}
+
+// bulk is the "bulk writes": 1 MiB, depth 8, a flush each 64. A fresh disk is sparse,
+// for both; then all of it is overwritten, again and again.
+func bulk() workload {
+	write := []string{"--rw=write", "--bs=1M", "--iodepth=8", "--fsync=64"}
+	r := race{
+		servers: []server{jnbdOrdered, jnbdAuto, jnbdData, nbdkitFile},
+		image:   sparseImage,
+		passes: []pass{
+			{name: "fresh", fio: write, bulk: true},
+			{name: "first overwrite", fio: write, bulk: true},
+			{name: "second overwrite", fio: write, bulk: true},
+			{name: "third overwrite", fio: write, bulk: true},
+		},
+	}
+	for _, p := range r.passes {
+		for _, ours := range []server{jnbdOrdered, jnbdAuto} {
+			r.wants = append(r.wants, want{pass: p.name, ours: ours, peers: []server{nbdkitFile}, figure: rate, atLeast: 0.95})
+		}
+	}
+	return workload{name: "bulk", about: "1 MiB writes, depth 8, a flush each 64: fresh, and overwritten", run: runRace, race: r}
+}
+
+func smallFlush() workload {
+	return workload{name: "small-flush", about: "4 KiB random writes, depth 1, a flush each", run: runRace, race: race{
+		servers: []server{jnbdAuto, jnbdData, nbdkitFile},
+		image:   wholeImage,
+		passes:  []pass{{name: "steady", fio: timed("--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1")}},
+		wants: []want{
+			// As fast as mode data: their ways are the same, so this is the measurement's noise.
+			{pass: "steady", ours: jnbdAuto, peers: []server{jnbdData}, figure: rate, atLeast: 0.97},
+			{pass: "steady", ours: jnbdAuto, figure: rate, atLeast: 1.4},
+		},
+	}}
+}
+
+// timed is a load that goes on for the length of a measurement; runFio fills it in.
+func timed(args ...string) []string { return append(args, timedMark) }
+
+const timedMark = "--time_based"
+
+func (w want) String() string {
+	switch {
+	case w.atLeast > 0:
+		return fmt.Sprintf("≥ %.2f", w.atLeast)
+	case w.atMost > 0:
+		return fmt.Sprintf("≤ %.2f", w.atMost)
+	}
+	return ""
+}
