@@ -1,7 +1,7 @@
 // Command bench measures jnbd beside peers. Every figure that counts is a ratio, of programs
 // that were measured in turns in one run, because absolute ones say more about the machine.
 //
-//   - workloads.go: what is measured, and which ratios are wanted.
+//   - workloads.go, speed.go: what is measured, and which ratios are wanted.
 //   - peers.go, process.go: the servers; fio.go: the client.
 //   - rounds.go: the turns; table.go: what they come to, on a terminal and in docs/benchmarks.md.
 //   - latency.go, trim.go, recovery.go: what is not a race between servers.

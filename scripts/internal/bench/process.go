@@ -47,21 +47,22 @@ func (c *config) startJnbd(disk string, args ...string) (*process, time.Duration
 	return p, took, nil
 }
 
-// startNbdkit serves image by nbdkit's file plugin.
-func startNbdkit(image string) (*process, error) {
-	p := &process{socket: image + ".sock"}
-	os.Remove(p.socket) // nbdkit leaves the last round's behind
-	p.cmd = exec.Command("nbdkit", "--foreground", "--unix", p.socket, "file", image)
+// startPeer starts a server that makes a unix socket when it is ready.
+func startPeer(socket, name string, args ...string) (*process, error) {
+	if err := os.RemoveAll(socket); err != nil { // the last round's
+		return nil, err
+	}
+	p := &process{socket: socket, cmd: exec.Command(name, args...)}
 	p.cmd.Stderr = os.Stderr
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
 	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(p.socket); err == nil {
+		if _, err := os.Stat(socket); err == nil {
 			return p, nil
 		}
 	}
-	return nil, errors.Join(errors.New("nbdkit: not ready"), p.cmd.Process.Kill())
+	return nil, errors.Join(fmt.Errorf("%s: not ready", name), p.cmd.Process.Kill())
 }
 
 // uri is the default export on the socket.
@@ -138,7 +139,11 @@ func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	if err := p.cmd.Wait(); err != nil {
+	err := p.cmd.Wait()
+	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGTERM {
+		return nil // a peer's way to end
+	}
+	if err != nil {
 		return fmt.Errorf("stop %s: %w", p.cmd.Path, err)
 	}
 	return nil

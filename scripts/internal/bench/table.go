@@ -96,7 +96,7 @@ func (r *report) addRace(w *workload, results map[key][]result) {
 func (r *report) judge(w *workload, want *want, results map[key][]result) []string {
 	peers := want.peers
 	name := ""
-	if len(peers) == 0 {
+	if len(peers) == 0 && !want.absolute {
 		for _, s := range w.race.servers {
 			if !s.isOurs() {
 				peers = append(peers, s)
@@ -104,6 +104,8 @@ func (r *report) judge(w *workload, want *want, results map[key][]result) []stri
 		}
 	}
 	switch {
+	case want.absolute:
+		name = "itself"
 	case len(peers) == 1:
 		name = string(peers[0])
 	default:
@@ -112,7 +114,7 @@ func (r *report) judge(w *workload, want *want, results map[key][]result) []stri
 	ours := results[key{want.ours, want.pass}]
 	ratios := make([]float64, len(ours))
 	for i := range ours {
-		if len(peers) == 0 {
+		if want.absolute {
 			ratios[i] = ours[i].of(want.figure)
 			continue
 		}
@@ -141,7 +143,7 @@ func (r *report) verdict(ratios []float64, want *want) []string {
 
 // save writes the Markdown.
 func (r *report) save(path string) error {
-	head := "# How fast jnbd is\n\nWritten by `scripts/bench -o " + path + "`; `scripts/bench -h` has the flags, `-list` the workloads.\nRatios are medians over rounds of the ratio within a round, and their spread.\n\n"
+	head := "# How fast jnbd is\n\nWritten by `scripts/bench -o FILE`; `scripts/bench -h` has the flags, `-list` the workloads.\nRatios are medians over rounds of the ratio within a round, and their spread.\n\n"
 	return os.WriteFile(path, []byte(head+r.markdown.String()), 0o644)
 }
 
