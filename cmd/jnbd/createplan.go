@@ -76,14 +76,14 @@ func planCreate(diskPath string, options createOptions) (*createPlan, error) {
 			return nil, err
 		}
 	}
-	if plan.sharesDevice() && mode == jsuper.Ordered && plan.spare == "" {
+	if plan.sharesDevice() && mode != jsuper.Data && plan.spare == "" {
 		plan.spare = deviceSpare
 	}
 	return plan, refuseExistingJournal(diskPath)
 }
 
-// deviceSpare is the default --spare of mode ordered where the spare slots take room from the
-// disk. A file's are sparse: there it is all of the disk.
+// deviceSpare is the default --spare where the spare slots take room from the disk. A file's
+// are sparse: there it is all of the disk.
 const deviceSpare = "25%"
 
 // sharesDevice reports whether disk and journal divide a device of fixed size between them.
