@@ -222,6 +222,7 @@ func TestWrittenWhileBroughtHome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, g := opened(t, orderedLayout, Options{})
 		displace(t, d, 0, 64<<10)
+		leaveQuarantine(t, d, 3<<20)
 		hang := stallAt(g, "write backing")
 		var err error
 		go func() { _, err = d.homeBatch(closeBatch, nil) }() // ends when it is let go on
@@ -273,6 +274,20 @@ func displace(t *testing.T, d *Disk, off int64, n int) {
 	}
 }
 
+// leaveQuarantine lets places that were given up be used again. It writes to off, and leaves
+// the disk just short of idle.
+func leaveQuarantine(t *testing.T, d *Disk, off int64) {
+	t.Helper()
+	for i := range 2 { // the log proves itself what the first flush made durable
+		write(t, d, []byte{byte(i)}, off)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * idleCheck) // the checkpointer looks after them
+	synctest.Wait()
+}
+
 // TestHomingGivesWay: a client's change stops homing on its way, and what was copied until then
 // counts for nothing. When the disk is idle again all of it goes home.
 func TestHomingGivesWay(t *testing.T) {
@@ -281,14 +296,7 @@ func TestHomingGivesWay(t *testing.T) {
 		for i := range int64(8) { // home, then to spare
 			write(t, d, pattern(uint64(i), 256<<10), i%4<<19)
 		}
-		for i := range int64(2) { // the log proves itself what the first flush made durable
-			write(t, d, []byte{byte(i)}, 3<<20)
-			if err := d.Sync(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		time.Sleep(time.Second) // homes are out of quarantine then
-		synctest.Wait()
+		leaveQuarantine(t, d, 3<<20)
 		before := d.once.state.Stats().Displaced
 		pieces := 0
 		moved, err := d.homeBatch(idleBatch, func() bool { pieces++; return pieces > 1 })
