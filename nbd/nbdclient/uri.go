@@ -82,6 +82,9 @@ func (uri URI) onTCP(u *url.URL) (URI, error) {
 	if strings.Contains(uri.Host, ":") && !strings.HasPrefix(u.Host, "[") {
 		return URI{}, fmt.Errorf("host %q: an IPv6 address stands in brackets", uri.Host)
 	}
+	if strings.HasPrefix(u.Host, "[") && strings.ContainsFunc(uri.Host, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return URI{}, fmt.Errorf("host %q: in brackets want an IPv6 address, and behind %% a zone of printable ASCII", uri.Host)
+	}
 	port := strconv.Itoa(nbd.DefaultPort)
 	if text := u.Port(); text != "" {
 		n, err := strconv.ParseUint(text, 10, 16)
