@@ -24,7 +24,7 @@ import (
 var mostWritten = map[string]float64{"data": 2.1, "ordered": 1.02, "auto": 1.02}
 
 const (
-	writtenDisk    = 160 << 20 // a quarter of it, the spare room of auto, holds an overwrite
+	writtenDisk    = 160 << 20 // a quarter of it, the spare room on a shared device, holds an overwrite
 	writtenRequest = 1 << 20
 	writtenDepth   = 8
 	writtenFlush   = 16 // requests for each flush
