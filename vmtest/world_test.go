@@ -71,7 +71,7 @@ func build(ctx context.Context, dir string) (*world, error) {
 			return nil, err
 		}
 	}
-	programs, err := HostPrograms("nbd-client", "mkfs.ext4", "e2fsck", "bash", "mkdir", "mount", "setpriv", "umount")
+	programs, err := HostPrograms("nbd-client", "mkfs.ext4", "e2fsck", "bash", "mkdir", "mkswap", "mount", "setpriv", "swapon", "swapoff", "umount")
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type attachOptions struct {
 	deadTimeout time.Duration
 	pidFile     string
 	fork        bool
+	swap        bool
 }
 
 func (a *app) attachCommand() *cobra.Command {
@@ -60,6 +61,9 @@ it does by itself every ten seconds.`,
 				return a.forkAttach(cmd, args)
 			}
 			a.logErrors = true
+			if options.swap {
+				prepareForSwap(a.log)
+			}
 			return a.attach(attach.Options{
 				URI: uri, Index: index,
 				Connections: options.connections, BlockSize: options.blockSize.bytes,
@@ -75,6 +79,7 @@ it does by itself every ten seconds.`,
 	flags.DurationVar(&options.deadTimeout, "dead-timeout", attach.DefaultDeadTimeout, "how long requests wait for a server to come back before they fail")
 	flags.StringVarP(&options.pidFile, "pidfile", "P", "", "write the process id into this file when the device can be used")
 	flags.BoolVar(&options.fork, "fork", false, "return when the device can be used, and stay in the background")
+	flags.BoolVar(&options.swap, "swap", false, "attach a disk that this host swaps to: lock memory and become an I/O flusher, as far as that is allowed")
 	return cmd
 }
 

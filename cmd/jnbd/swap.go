@@ -25,13 +25,18 @@ import (
 // capIPCLock is a number of linux/capability.h.
 const capIPCLock = 14
 
-// prepareForSwap does what the host allows, and logs a warning for what it does not.
+// prepareForSwap does what the host allows, and logs a warning for what it does not. That all of
+// it is allowed is logged, too: nobody can see from outside what the threads are.
 func prepareForSwap(log zerolog.Logger) {
-	if err := lockMemory(); err != nil {
-		log.Warn().Err(err).Msg("--swap: memory can't be locked, so jnbd itself may be swapped out to the disk that it serves; run it as root, or give it CAP_IPC_LOCK or LimitMEMLOCK=infinity")
+	lockErr, flusherErr := lockMemory(), becomeFlusher()
+	if lockErr != nil {
+		log.Warn().Err(lockErr).Msg("--swap: memory can't be locked, so jnbd itself may be swapped out to the disk that it serves; run it as root, or give it CAP_IPC_LOCK or LimitMEMLOCK=infinity")
 	}
-	if err := becomeFlusher(); err != nil {
-		log.Warn().Err(err).Msg("--swap: jnbd can't be made an I/O flusher, so allocating memory may wait for the disk that it serves; run it as root, or give it CAP_SYS_RESOURCE")
+	if flusherErr != nil {
+		log.Warn().Err(flusherErr).Msg("--swap: jnbd can't be made an I/O flusher, so allocating memory may wait for the disk that it serves; run it as root, or give it CAP_SYS_RESOURCE")
+	}
+	if lockErr == nil && flusherErr == nil {
+		log.Info().Msg("--swap: memory is locked, and every thread is an I/O flusher")
 	}
 }
 

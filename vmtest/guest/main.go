@@ -20,6 +20,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == step.UseMemory {
+		fillMemory() // a process of its own, which useMemory has started
+		return
+	}
 	if err := run(); err != nil {
 		mark(step.Fail + " " + err.Error())
 	}

@@ -48,6 +48,8 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 		return step.Answer{}, errors.Join(err, say(files...))
 	case step.WriteSynced:
 		return step.Answer{}, writeSynced(asked.Dir, asked.Seed, asked.Files, say)
+	case step.UseMemory:
+		return step.Answer{}, useMemory(asked.Size, asked.Limit, asked.Seed)
 	}
 	return step.Answer{}, fmt.Errorf("unknown step %q", asked.Do)
 }

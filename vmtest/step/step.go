@@ -56,6 +56,7 @@ const (
 	WriteSynced = "write-synced" // writes and fsyncs Files files in Dir, or until one fails, names each
 	WriteBlock  = "write-block"  // writes BlockSize bytes from Seed at Offset of Device, past the page cache
 	ReadBlock   = "read-block"   // reads them, past the page cache, and names them as a file
+	UseMemory   = "use-memory"   // has a process with at most Limit bytes of memory fill Size bytes from Seed, and find every page as it was
 	Quit        = "quit"         // prints End on the console and resets the machine
 )
 
@@ -73,6 +74,8 @@ type Step struct {
 	Options string   `json:"options,omitempty"` // of a mount; for KernelLog a regular expression
 	Seed    uint64   `json:"seed,omitempty"`
 	Offset  int64    `json:"offset,omitempty"` // bytes, a multiple of BlockSize
+	Size    int64    `json:"size,omitempty"`   // bytes
+	Limit   int64    `json:"limit,omitempty"`  // bytes
 	Files   int      `json:"files,omitempty"`
 }
 
