@@ -10,19 +10,6 @@ import (
 	"time"
 )
 
-// result is one pass of one server.
-type result struct {
-	requests    float64       // reads and writes, without flushes
-	rate        float64       // of them, a second
-	bytes       float64       // that the client moved
-	took        time.Duration // of the pass
-	p50, p99    time.Duration // of writes, else of reads
-	p999        time.Duration
-	clientCPU   time.Duration
-	serverCPU   time.Duration // while the client was at work
-	bytesOnHost float64       // that the server gave the kernel to write to disks
-}
-
 // fioJob is what the report says of one job.
 type fioJob struct {
 	Read    fioSide `json:"read"`
@@ -41,7 +28,31 @@ type fioSide struct {
 	} `json:"clat_ns"`
 }
 
-// runFio is one run of the client over the whole disk, or for the time of a measurement.
+// fioLoad is fio's nbd engine, over the whole disk, or for the time of a measurement.
+type fioLoad []string
+
+func (l fioLoad) run(c *config, p *process) (result, error) { return c.runFio(p.uri(), l) }
+
+// lastingLoad is a fioLoad of writes that ends with the time of a measurement, and earlier when
+// the log that must last is nearly half full: from there on it is brought home.
+type lastingLoad struct {
+	args     fioLoad
+	jobs     int64 // of fio
+	bytes    int64 // of a write
+	logBytes int64 // that a write takes at most in the log
+}
+
+func (l lastingLoad) run(c *config, p *process) (result, error) {
+	writes := min(c.lastingBytes*45/100/l.logBytes, mostExtents)
+	more := []string{fmt.Sprintf("--io_size=%d", writes/l.jobs*l.bytes), fmt.Sprintf("--runtime=%d", c.seconds())}
+	return c.runFio(p.uri(), append(more, l.args...))
+}
+
+// mostExtents is how many pieces of the disk may wait in the log before the default of
+// serve --memory asks for some to be brought home.
+const mostExtents = 600_000
+
+// runFio is one run of fio.
 func (c *config) runFio(uri string, args []string) (result, error) {
 	path := filepath.Join(c.dir, "fio.json")
 	all := []string{
@@ -49,7 +60,7 @@ func (c *config) runFio(uri string, args []string) (result, error) {
 		"--percentile_list=50:99:99.9", "--output-format=json", "--output=" + path,
 	}
 	if slices.Contains(args, timedMark) {
-		all = append(all, fmt.Sprintf("--runtime=%d", max(1, int(c.runtime.Seconds()))))
+		all = append(all, fmt.Sprintf("--runtime=%d", c.seconds()))
 	}
 	cmd := exec.Command("fio", append(all, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -76,6 +87,9 @@ func (c *config) runFio(uri string, args []string) (result, error) {
 	return r, nil
 }
 
+// seconds is the length of a measurement, as fio takes it.
+func (c *config) seconds() int { return max(1, int(c.runtime.Seconds())) }
+
 // add enters a job: of several, rates add up, and the slowest gives the latency.
 func (r *result) add(j *fioJob) {
 	r.requests += j.Read.Requests + j.Write.Requests
@@ -83,7 +97,7 @@ func (r *result) add(j *fioJob) {
 	r.bytes += j.Read.Bytes + j.Write.Bytes
 	took := time.Duration(j.Runtime * float64(time.Millisecond))
 	r.took = max(r.took, took)
-	r.clientCPU += time.Duration(float64(took) * (j.User + j.System) / 100)
+	r.client = r.client.plus(cpu{user: time.Duration(float64(took) * j.User / 100), system: time.Duration(float64(took) * j.System / 100)})
 	side := &j.Write
 	if side.Requests == 0 {
 		side = &j.Read
@@ -92,22 +106,4 @@ func (r *result) add(j *fioJob) {
 	r.p50 = max(r.p50, at("50.000000"))
 	r.p99 = max(r.p99, at("99.000000"))
 	r.p999 = max(r.p999, at("99.900000"))
-}
-
-// of is the figure that a want compares.
-func (r *result) of(f figure) float64 {
-	switch f {
-	case serverCPU:
-		return r.perRequest(r.serverCPU)
-	case hostBytes:
-		return r.bytesOnHost / r.bytes
-	case worst:
-		return float64(r.p999)
-	}
-	return r.rate
-}
-
-// perRequest is CPU time for each request, in microseconds.
-func (r *result) perRequest(cpu time.Duration) float64 {
-	return cpu.Seconds() * 1e6 / max(r.requests, 1)
 }

@@ -2,7 +2,8 @@
 // that were measured in turns in one run, because absolute ones say more about the machine.
 //
 //   - workloads.go, speed.go: what is measured, and which ratios are wanted.
-//   - peers.go, process.go: the servers; fio.go: the client.
+//   - peers.go, process.go, nullserver.go: the servers, their floor among them.
+//   - fio.go, copy.go, client.go, tally.go: the clients.
 //   - rounds.go: the turns; table.go: what they come to, on a terminal and in docs/benchmarks.md.
 //   - latency.go, trim.go, recovery.go: what is not a race between servers.
 //
@@ -26,11 +27,13 @@ type config struct {
 	runtime time.Duration
 	disk    string
 	log     string
+	lasting string
 	check   bool
 	out     string
 
-	diskBytes int64
-	report    report
+	diskBytes    int64
+	lastingBytes int64
+	report       report
 }
 
 func main() {
@@ -41,10 +44,13 @@ func main() {
 	flag.DurationVar(&c.runtime, "runtime", 3*time.Second, "length of one measurement that is bounded by time")
 	flag.StringVar(&c.disk, "disk", "1G", "size of the disks")
 	flag.StringVar(&c.log, "log", "1G", "size of the full log that recovery finds")
+	flag.StringVar(&c.lasting, "lasting", "4G", "size of the log that must last while it is measured")
 	flag.BoolVar(&c.check, "check", false, "exit with 1 when a wanted ratio is missed")
 	flag.StringVar(&c.out, "o", "", "also write the tables to this file, as Markdown")
 	list := flag.Bool("list", false, "list the workloads and end")
 	fillDisk := flag.String("fill", "", "used by bench itself: fill the log of this disk")
+	nullSocket := flag.String("null", "", "used by bench itself: serve nothing on this socket")
+	nullSize := flag.Int64("null-size", 1<<30, "bytes of it")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "usage: scripts/bench [flags] [WORKLOAD…]\n")
 		flag.PrintDefaults()
@@ -53,6 +59,8 @@ func main() {
 	switch {
 	case *fillDisk != "":
 		fatalIf(fill(*fillDisk))
+	case *nullSocket != "":
+		fatalIf(serveNull(*nullSocket, *nullSize))
 	case *list:
 		for _, w := range workloads() {
 			fmt.Printf("%-20s %s\n", w.name, w.about)
@@ -73,6 +81,9 @@ func (c *config) run(names []string) (missed int, err error) {
 		return 0, err
 	}
 	if c.diskBytes, err = parseSize(c.disk); err != nil {
+		return 0, err
+	}
+	if c.lastingBytes, err = parseSize(c.lasting); err != nil {
 		return 0, err
 	}
 	if c.dir == "" {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -12,21 +13,33 @@ import (
 type server string
 
 const (
-	jnbdAuto    server = "jnbd auto"
+	jnbdAuto    server = "jnbd auto"            // its log is the default's
+	jnbdLasting server = "jnbd auto, log lasts" // the same but for a log that does not fill while it is measured
 	jnbdOrdered server = "jnbd ordered"
 	jnbdData    server = "jnbd data"
 	nbdkitFile  server = "nbdkit file"
 	qemuRaw     server = "qemu-nbd raw"
 	qemuQcow2   server = "qemu-nbd qcow2"
+	nbdServer   server = "nbd-server"
+	nullServer  server = "null server" // the floor: nullserver.go
 )
 
 // peers are all servers that are not ours.
-var peers = []server{nbdkitFile, qemuRaw, qemuQcow2}
+var peers = []server{nbdkitFile, qemuRaw, qemuQcow2, nbdServer}
 
 func (s server) isOurs() bool { return strings.HasPrefix(string(s), "jnbd ") }
 
-// mode is jnbd's mode.
-func (s server) mode() string { return strings.TrimPrefix(string(s), "jnbd ") }
+func (s server) isPeer() bool { return slices.Contains(peers, s) }
+
+// createArgs are those of jnbd create.
+func (c *config) createArgs(s server) []string {
+	mode, _, _ := strings.Cut(strings.TrimPrefix(string(s), "jnbd "), ",")
+	args := []string{"--mode", mode}
+	if s == jnbdLasting {
+		args = append(args, "--journal-size", c.lasting)
+	}
+	return args
+}
 
 // imageKind is what a disk holds when a round begins.
 type imageKind int
@@ -39,7 +52,13 @@ const (
 // prepare makes the disk that a round of s needs, and returns its path. createArgs go to jnbd
 // create.
 func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string, error) {
-	name := strings.ReplaceAll(strings.Join(append([]string{string(s)}, createArgs...), ""), " ", "-")
+	if s == nullServer {
+		return filepath.Join(c.dir, "null"), nil
+	}
+	name := strings.NewReplacer(" ", "-", ",", "").Replace(strings.Join(append([]string{string(s)}, createArgs...), ""))
+	if s.isPeer() && s != qemuQcow2 {
+		name = "raw" // one image for all of them: they never run at the same time
+	}
 	path := filepath.Join(c.dir, name+".img")
 	if kind == wholeImage {
 		if _, err := os.Stat(path); err == nil {
@@ -64,7 +83,7 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 	if !s.isOurs() {
 		return path, nil
 	}
-	if out, err := exec.Command(c.jnbd, append([]string{"create", path, "--mode", s.mode()}, createArgs...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(c.jnbd, slices.Concat([]string{"create", path}, c.createArgs(s), createArgs)...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("jnbd create: %w\n%s", err, out)
 	}
 	return path, nil
@@ -95,8 +114,42 @@ func (c *config) start(s server, path string) (*process, error) {
 		return startPeer(socket, "qemu-nbd", "--socket", socket, "--format", "raw", "--shared", "16", "--persistent", path)
 	case qemuQcow2:
 		return startPeer(socket, "qemu-nbd", "--socket", socket, "--format", "qcow2", "--shared", "16", "--persistent", path)
+	case nbdServer:
+		return c.startNbdServer(socket, path)
+	case nullServer:
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		return startPeer(socket, self, "-null", socket, "-null-size", fmt.Sprint(c.diskBytes))
 	}
 	return startPeer(socket, "nbdkit", "--foreground", "--unix", socket, "file", path)
+}
+
+// startNbdServer starts nbd-server. It runs as a daemon, because what it does in the foreground is
+// to serve a single connection.
+func (c *config) startNbdServer(socket, path string) (*process, error) {
+	config, pid := socket+".conf", socket+".pid"
+	text := fmt.Sprintf("[generic]\n\tunixsock = %s\n[disk]\n\texportname = %s\n\tflush = true\n\tfua = true\n", socket, path)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	for _, old := range []string{socket, pid} {
+		if err := os.RemoveAll(old); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command("nbd-server", "-C", config, "-p", pid)
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("nbd-server: %w", err)
+	}
+	for _, made := range []string{pid, socket} {
+		if err := awaitFile(made); err != nil {
+			return nil, fmt.Errorf("nbd-server: %w", err)
+		}
+	}
+	n, err := numberAfter(pid, "")
+	return &process{socket: socket, export: "disk", pid: int(n)}, err
 }
 
 // toQcow2 makes the raw image at path one of qcow2 with the same content, in the page cache.
@@ -145,7 +198,7 @@ func writeImage(path string, size int64) error {
 // versions says which programs were measured.
 func (c *config) versions() []string {
 	var all []string
-	for _, cmd := range [][]string{{c.jnbd, "version"}, {"nbdkit", "--version"}, {"qemu-nbd", "--version"}, {"fio", "--version"}, {"uname", "-sr"}} {
+	for _, cmd := range [][]string{{c.jnbd, "version"}, {"nbdkit", "--version"}, {"qemu-nbd", "--version"}, {"nbd-server", "-V"}, {"nbdcopy", "--version"}, {"fio", "--version"}, {"uname", "-sr"}} {
 		out, err := exec.Command(cmd[0], cmd[1:]...).Output()
 		line, _, _ := strings.Cut(string(out), "\n")
 		if err != nil {

@@ -15,8 +15,11 @@ import (
 
 // process is a server under measurement.
 type process struct {
-	cmd    *exec.Cmd
+	pid    int
+	cmd    *exec.Cmd // nil: a daemon that is not our child
 	socket string
+	export string
+	ended  bool // a daemon's end was seen: its number may be another's by now
 }
 
 // readyTimeout is met only by a server that hangs.
@@ -35,6 +38,7 @@ func (c *config) startJnbd(disk string, args ...string) (*process, time.Duration
 	if err := p.cmd.Start(); err != nil {
 		return nil, 0, err
 	}
+	p.pid = p.cmd.Process.Pid
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	took := time.Since(began)
 	if err != nil {
@@ -57,30 +61,48 @@ func startPeer(socket, name string, args ...string) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
-			return p, nil
-		}
+	p.pid = p.cmd.Process.Pid
+	if err := awaitFile(socket); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), p.cmd.Process.Kill())
 	}
-	return nil, errors.Join(fmt.Errorf("%s: not ready", name), p.cmd.Process.Kill())
+	return p, nil
 }
 
-// uri is the default export on the socket.
-func (p *process) uri() string { return "nbd+unix:///?socket=" + p.socket }
+// awaitFile returns when there is a file of this name.
+func awaitFile(path string) error {
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("not ready: there is no %s", path)
+}
+
+// uri is the export on the socket.
+func (p *process) uri() string { return "nbd+unix:///" + p.export + "?socket=" + p.socket }
+
+// cpu is processor time.
+type cpu struct{ user, system time.Duration }
+
+func (c cpu) total() time.Duration { return c.user + c.system }
+func (c cpu) plus(d cpu) cpu       { return cpu{c.user + d.user, c.system + d.system} }
+func (c cpu) minus(d cpu) cpu      { return cpu{c.user - d.user, c.system - d.system} }
 
 // use is what a process has used so far.
 type use struct {
-	cpu     time.Duration // user and system
-	written int64         // bytes that it had the kernel write to disks
+	cpu
+	written int64 // bytes that it had the kernel write to disks
+	peak    int64 // bytes of memory that were resident at once
 }
 
-// use is what the process, and the children that it forks for clients, have used so far.
+// use is what the process, and the children that it forks for clients, have used so far. Of
+// children that have ended it knows all but the peak.
 func (p *process) use() (use, error) {
-	total, err := useOf(p.cmd.Process.Pid)
+	total, err := useOf(p.pid)
 	if err != nil {
 		return use{}, err
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.cmd.Process.Pid, p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.pid, p.pid))
 	if err != nil {
 		return total, nil // a kernel without that file; then only ended children count
 	}
@@ -90,14 +112,15 @@ func (p *process) use() (use, error) {
 			return use{}, err
 		}
 		if u, err := useOf(pid); err == nil { // else it has just ended
-			total.cpu += u.cpu
+			total.cpu = total.plus(u.cpu)
 			total.written += u.written
+			total.peak += u.peak
 		}
 	}
 	return total, nil
 }
 
-// useOf reads /proc/PID/stat and /proc/PID/io.
+// useOf reads /proc/PID/stat, /proc/PID/io and /proc/PID/status.
 func useOf(pid int) (use, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -110,32 +133,68 @@ func useOf(pid int) (use, error) {
 	if !ok || len(fields) < 15 {
 		return use{}, fmt.Errorf("can't read /proc/PID/stat: %q", stat)
 	}
-	var ticks int64
-	for _, f := range fields[11:15] {
+	var ticks [4]time.Duration
+	for i, f := range fields[11:15] {
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
 			return use{}, fmt.Errorf("can't read /proc/PID/stat: %w", err)
 		}
-		ticks += n
+		ticks[i] = time.Duration(n)
 	}
 	const tick = time.Second / 100 // USER_HZ is 100 on every Linux that Go runs on
-	u := use{cpu: time.Duration(ticks) * tick}
-	io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
-	if err != nil {
+	u := use{cpu: cpu{user: (ticks[0] + ticks[2]) * tick, system: (ticks[1] + ticks[3]) * tick}}
+	if u.written, err = numberAfter(fmt.Sprintf("/proc/%d/io", pid), "write_bytes:"); err != nil {
 		return use{}, err
 	}
-	for line := range strings.Lines(string(io)) {
-		if n, ok := strings.CutPrefix(line, "write_bytes: "); ok {
-			if u.written, err = strconv.ParseInt(strings.TrimSpace(n), 10, 64); err != nil {
-				return use{}, fmt.Errorf("can't read /proc/PID/io: %w", err)
+	peak, err := numberAfter(fmt.Sprintf("/proc/%d/status", pid), "VmHWM:")
+	u.peak = peak << 10
+	return u, err
+}
+
+// numberAfter reads the number behind a word at the beginning of a line; no such line is 0.
+func numberAfter(path, word string) (int64, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, word); ok {
+			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("can't read %s: %w", path, err)
 			}
+			return n, nil
 		}
 	}
-	return u, nil
+	return 0, nil
+}
+
+// watchPeak looks at the memory of the process and its children until done is closed: a child
+// that ends takes what it knows of its own with it.
+func (p *process) watchPeak(done <-chan struct{}) int64 {
+	var peak int64
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if u, err := p.use(); err == nil {
+			peak = max(peak, u.peak)
+		}
+		select {
+		case <-done:
+			return peak
+		case <-tick.C:
+		}
+	}
 }
 
 // stop ends the process in order.
 func (p *process) stop() error {
+	if p.cmd == nil {
+		if err := syscall.Kill(p.pid, syscall.SIGTERM); err != nil {
+			return err
+		}
+		return p.awaitEnd()
+	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -149,8 +208,27 @@ func (p *process) stop() error {
 	return nil
 }
 
-// kill is kill -9.
+// awaitEnd returns when a daemon is gone.
+func (p *process) awaitEnd() error {
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+		if _, state, _ := strings.Cut(string(stat), ") "); err != nil || strings.HasPrefix(state, "Z") {
+			p.ended = true
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d does not end", p.pid)
+}
+
+// kill is kill -9. It may be called of a process that has ended.
 func (p *process) kill() {
+	if p.cmd == nil {
+		if p.ended {
+			return
+		}
+		syscall.Kill(p.pid, syscall.SIGKILL) // an error says that it has ended already
+		return
+	}
 	p.cmd.Process.Kill() // an error says that it has ended already
 	p.cmd.Wait()         // an error says that it was killed
 }

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 )
 
 // runRace gives every server the same load in turns, round after round. A server is started
@@ -51,7 +55,7 @@ func (c *config) round(s server, r *race) (map[string]result, error) {
 	defer p.kill()
 	passes := map[string]result{}
 	for _, pass := range r.passes {
-		measured, err := c.measure(p, pass)
+		measured, err := c.measure(s, p, path, pass)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", pass.name, err)
 		}
@@ -62,16 +66,27 @@ func (c *config) round(s server, r *race) (map[string]result, error) {
 	if err := p.stop(); err != nil {
 		return nil, err
 	}
+	if err := settle(path); err != nil {
+		return nil, err
+	}
 	return passes, c.discard(path, r.image)
 }
 
 // measure is one pass.
-func (c *config) measure(p *process, pass pass) (result, error) {
+func (c *config) measure(s server, p *process, path string, pass pass) (result, error) {
+	checkpoints, err := c.checkpoints(s, path)
+	if err != nil {
+		return result{}, err
+	}
 	before, err := p.use()
 	if err != nil {
 		return result{}, err
 	}
-	r, err := c.runFio(p.uri(), pass.fio)
+	done, peak := make(chan struct{}), make(chan int64)
+	go func() { peak <- p.watchPeak(done) }() // ends with the load
+	r, err := pass.load.run(c, p)
+	close(done)
+	r.peak = float64(<-peak)
 	if err != nil {
 		return result{}, err
 	}
@@ -79,9 +94,49 @@ func (c *config) measure(p *process, pass pass) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	r.serverCPU = after.cpu - before.cpu
+	r.server = after.minus(before.cpu)
 	r.bytesOnHost = float64(after.written - before.written)
-	return r, nil
+	r.checkpoints, err = c.checkpoints(s, path)
+	r.checkpoints -= checkpoints
+	return r, err
+}
+
+// checkpoints is how many a running server of ours has made.
+func (c *config) checkpoints(s server, path string) (int, error) {
+	if !s.isOurs() {
+		return 0, nil
+	}
+	out, err := exec.Command(c.jnbd, "info", path, "--json").Output()
+	if err != nil {
+		return 0, fmt.Errorf("jnbd info: %w", err)
+	}
+	var info struct {
+		Live struct {
+			Log struct {
+				Checkpoints int `json:"checkpoints"`
+			} `json:"log"`
+		} `json:"live"`
+	}
+	err = json.Unmarshal(out, &info)
+	return info.Live.Log.Checkpoints, err
+}
+
+// settle writes everything of a disk that still waits in the page cache, so that it is not
+// written while the next server is measured.
+func settle(path string) error {
+	for _, name := range []string{path, path + ".jnbd"} {
+		f, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // validate finds wants that nothing could ever meet.

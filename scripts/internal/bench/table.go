@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // report collects what was measured: lines for the terminal as they come, and the same as
@@ -65,30 +66,75 @@ func (r *report) addRace(w *workload, results map[key][]result) {
 			continue
 		}
 		for _, s := range w.race.servers {
-			all := results[key{s, p.name}]
-			speed := fmt.Sprintf("%.0f/s", median(all, func(x result) float64 { return x.rate }))
-			if p.bulk {
-				speed = fmt.Sprintf("%.0f MB/s", median(all, func(x result) float64 { return x.rate * x.bytes / x.requests / 1e6 }))
-			}
-			micros := func(of func(result) float64) string { return fmt.Sprintf("%.0f", median(all, of)/1e3) }
-			rows = append(rows, []string{
-				p.name, string(s), speed,
-				micros(func(x result) float64 { return float64(x.p50) }),
-				micros(func(x result) float64 { return float64(x.p99) }),
-				micros(func(x result) float64 { return float64(x.p999) }),
-				fmt.Sprintf("%.2f", median(all, func(x result) float64 { return x.perRequest(x.serverCPU) })),
-				fmt.Sprintf("%.2f", median(all, func(x result) float64 { return x.perRequest(x.clientCPU) })),
-				fmt.Sprintf("%.2f", median(all, func(x result) float64 { return x.bytesOnHost / x.bytes })),
-			})
+			all, floor := results[key{s, p.name}], results[key{nullServer, p.name}]
+			rows = append(rows, append([]string{p.name, string(s)}, figures(all, floor, p.bulk)...))
 		}
 	}
-	r.table([]string{"pass", "server", "speed", "p50 µs", "p99 µs", "p99.9 µs", "server CPU µs/request", "client CPU µs/request", "host bytes per byte"}, rows)
+	r.table([]string{
+		"pass", "server", "speed", "of the floor", "p50 µs", "p99 µs", "p99.9 µs",
+		"server CPU µs/request, user + system", "client CPU µs/request", "host bytes per byte", "peak MiB",
+	}, rows)
 	rows = nil
 	for _, want := range w.race.wants {
 		rows = append(rows, r.judge(w, &want, results))
 	}
 	if len(rows) > 0 {
 		r.table([]string{"pass", "figure", "of", "to", "median ratio", "spread", "wanted", ""}, rows)
+	}
+	r.sayIfNotLasting(results)
+}
+
+// none stands for a figure that there is not.
+const none = "–"
+
+// figures are the cells of one server in one pass.
+func figures(all, floor []result, bulk bool) []string {
+	micros := func(of func(result) time.Duration) string {
+		m := median(all, func(x result) float64 { return float64(of(x)) })
+		if m == 0 {
+			return none // a client that does not tell
+		}
+		return fmt.Sprintf("%.0f", m/1e3)
+	}
+	both := func(of func(result) cpu) string {
+		user := median(all, func(x result) float64 { return x.perRequest(of(x).user) })
+		system := median(all, func(x result) float64 { return x.perRequest(of(x).system) })
+		return fmt.Sprintf("%.2f + %.2f", user, system)
+	}
+	speed := fmt.Sprintf("%.0f/s", median(all, func(x result) float64 { return x.rate }))
+	if bulk {
+		speed = fmt.Sprintf("%.0f MB/s", median(all, func(x result) float64 { return x.bytes / x.took.Seconds() / 1e6 }))
+	}
+	share := none
+	if len(floor) == len(all) {
+		ratios := make([]float64, len(all))
+		for i := range all {
+			ratios[i] = all[i].rate / floor[i].rate
+		}
+		share = fmt.Sprintf("%.2f", median(ratios, func(x float64) float64 { return x }))
+	}
+	return []string{
+		speed, share,
+		micros(func(x result) time.Duration { return x.p50 }),
+		micros(func(x result) time.Duration { return x.p99 }),
+		micros(func(x result) time.Duration { return x.p999 }),
+		both(func(x result) cpu { return x.server }),
+		both(func(x result) cpu { return x.client }),
+		fmt.Sprintf("%.2f", median(all, func(x result) float64 { return x.bytesOnHost / x.bytes })),
+		fmt.Sprintf("%.0f", median(all, func(x result) float64 { return x.peak / (1 << 20) })),
+	}
+}
+
+// sayIfNotLasting warns of a log that was to last and did not.
+func (r *report) sayIfNotLasting(results map[key][]result) {
+	for key, all := range results {
+		n := 0
+		for _, x := range all {
+			n += x.checkpoints
+		}
+		if key.server == jnbdLasting && n > 0 {
+			r.say("\n%d checkpoints began while %s was measured: its log did not last.", n, key.server)
+		}
 	}
 }
 
@@ -98,7 +144,7 @@ func (r *report) judge(w *workload, want *want, results map[key][]result) []stri
 	name := ""
 	if len(peers) == 0 && !want.absolute {
 		for _, s := range w.race.servers {
-			if !s.isOurs() {
+			if s.isPeer() {
 				peers = append(peers, s)
 			}
 		}

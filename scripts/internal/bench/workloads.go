@@ -21,7 +21,7 @@ type race struct {
 // other; those without a name only prepare the next.
 type pass struct {
 	name string
-	fio  []string
+	load load
 	// bulk: the figure that counts is bytes a second, else requests a second. Either way a
 	// ratio of two servers is the same.
 	bulk bool
@@ -31,7 +31,7 @@ type pass struct {
 type want struct {
 	pass    string
 	ours    server
-	peers   []server // the best of them in each round; empty: all that are not jnbd
+	peers   []server // the best of them in each round; empty: all that are
 	figure  figure
 	atLeast float64 // 0: no lower limit
 	atMost  float64 // 0: no upper limit
@@ -69,10 +69,10 @@ func bulk() workload {
 		servers: []server{jnbdOrdered, jnbdAuto, jnbdData, nbdkitFile},
 		image:   sparseImage,
 		passes: []pass{
-			{name: "fresh", fio: write, bulk: true},
-			{name: "first overwrite", fio: write, bulk: true},
-			{name: "second overwrite", fio: write, bulk: true},
-			{name: "third overwrite", fio: write, bulk: true},
+			{name: "fresh", load: fioLoad(write), bulk: true},
+			{name: "first overwrite", load: fioLoad(write), bulk: true},
+			{name: "second overwrite", load: fioLoad(write), bulk: true},
+			{name: "third overwrite", load: fioLoad(write), bulk: true},
 		},
 	}
 	for _, p := range r.passes {
@@ -87,7 +87,7 @@ func smallFlush() workload {
 	return workload{name: "small-flush", about: "4 KiB random writes, depth 1, a flush each", run: runRace, race: race{
 		servers: []server{jnbdAuto, jnbdData, nbdkitFile},
 		image:   wholeImage,
-		passes:  []pass{{name: "steady", fio: timed("--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1")}},
+		passes:  []pass{{name: "steady", load: timed("--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1")}},
 		wants: []want{
 			// As fast as mode data: their ways are the same, so this is the measurement's noise.
 			{pass: "steady", ours: jnbdAuto, peers: []server{jnbdData}, figure: rate, atLeast: 0.97},
@@ -97,7 +97,7 @@ func smallFlush() workload {
 }
 
 // timed is a load that goes on for the length of a measurement; runFio fills it in.
-func timed(args ...string) []string { return append(args, timedMark) }
+func timed(args ...string) fioLoad { return append(args, timedMark) }
 
 const timedMark = "--time_based"
 

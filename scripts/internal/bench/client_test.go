@@ -1,0 +1,131 @@
+package main
+
+import (
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"jnbd/nbd/nbdclient"
+)
+
+// null starts a null server for the length of a test, and returns its URI.
+func null(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "null.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := preWritten(socket+".log", flushRoom)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(); log.Close() })
+	go func() { // ends with the listener
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serveNothing(conn, 1<<30, log) // ends with the connection
+		}
+	}()
+	return "nbd+unix:///?socket=" + socket
+}
+
+// list is a source of these requests.
+func list(all ...request) source {
+	return func() (request, bool) {
+		if len(all) == 0 {
+			return request{}, false
+		}
+		first := all[0]
+		all = all[1:]
+		return first, true
+	}
+}
+
+// Our client and the null server understand each other: every kind of request, in every size that
+// there is, many at a time.
+func TestClientAndNullServer(t *testing.T) {
+	var all []request
+	for i := range 2000 {
+		lengths := []int{512, 4096, 1 << 20, 70_000}
+		all = append(all, request{command: nbdclient.Command(i % 2), offset: int64(i) * 512, length: lengths[i/2%len(lengths)]})
+		if i%50 == 0 {
+			all = append(all, request{command: nbdclient.Flush}, request{command: nbdclient.Trim, length: 4096})
+		}
+	}
+	for _, depth := range []int{1, 32} {
+		got, err := runClient(null(t), depth, list(all...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.requests != 2000 || got.reads.total != 1000 || got.writes.total != 1000 || got.flushes != 40 {
+			t.Errorf("depth %d: %v requests (%d reads, %d writes), %v flushes; want 2000 (1000, 1000), 40",
+				depth, got.requests, got.reads.total, got.writes.total, got.flushes)
+		}
+	}
+}
+
+// A flush each 32 writes is just that, however many are in flight. (fio's is not: see client.go.)
+func TestRandomWritesFlush(t *testing.T) {
+	l := randomWrites{bytes: 4096, depth: 32, flushEach: 32}
+	got, err := runClient(null(t), l.depth, l.source(1<<20, 3200, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.requests != 3200 || got.flushes != 100 {
+		t.Errorf("%v writes and %v flushes, want 3200 and 100", got.requests, got.flushes)
+	}
+}
+
+// A request that waits for others is not sent before they are answered.
+func TestClientKeepsOrder(t *testing.T) {
+	c := client{slots: make([]slot, 4), free: []int{0, 1, 2, 3}, data: make([]byte, 8)}
+	write := request{command: nbdclient.Write, length: 8}
+	waits := request{command: nbdclient.Flush, after: 2}
+	c.source = list(write, write, waits)
+	c.gather()
+	if c.sent != 2 {
+		t.Fatalf("%d requests were sent before an answer, want 2", c.sent)
+	}
+	answer := func(number int) {
+		for i := range c.slots {
+			if c.slots[i].used && c.slots[i].number == number {
+				c.slots[i].used = false
+				c.free = append(c.free, i)
+			}
+		}
+		c.out = nil
+		c.gather()
+	}
+	if answer(1); c.sent != 2 {
+		t.Error("the flush was sent when only the later of two writes was answered")
+	}
+	if answer(0); c.sent != 3 {
+		t.Error("the flush was not sent when both writes were answered")
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	var h histogram
+	for i := 1; i <= 100_000; i++ {
+		h.add(time.Duration(i) * time.Microsecond)
+	}
+	for _, c := range []struct {
+		p    float64
+		want time.Duration
+	}{{50, 50 * time.Millisecond}, {99, 99 * time.Millisecond}, {99.9, 99900 * time.Microsecond}} {
+		got := h.percentile(c.p)
+		if got > c.want || got < c.want-c.want/50 {
+			t.Errorf("p%v = %v, want %v or at most 2 %% less", c.p, got, c.want)
+		}
+	}
+	for _, d := range []time.Duration{0, 1, 63, 64, 127, 128, time.Second, time.Hour} {
+		if b := bucket(d); lowest(b) > max(d, 1) || b+1 < len(h.counts) && lowest(b+1) <= d {
+			t.Errorf("%v is in bucket %d, which is from %v to %v", d, b, lowest(b), lowest(b+1))
+		}
+	}
+}
