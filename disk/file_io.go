@@ -100,7 +100,7 @@ func (f *File) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {
 	defer f.life.RUnlock()
 	rest := bufs
 	for n < size {
-		k, err := unix.Pwritev(f.fd, rest[:min(len(rest), iovMax)], off+n)
+		k, err := pwritev(f.fd, rest[:min(len(rest), iovMax)], off+n)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -16,6 +16,7 @@ type flusher struct {
 	waiting []flushWait
 	spare   []flushWait // the last list, empty
 	running bool        // a goroutine is syncing
+	loop    func()      // run, made once: a method named in a go statement is allocated each time
 }
 
 // flushWait is a request that waits for a Sync.
@@ -32,7 +33,10 @@ func (f *flusher) add(c *conn, req *request, received time.Time) {
 	f.waiting = append(f.waiting, flushWait{c, *req, received})
 	if !f.running {
 		f.running = true
-		go f.run() // ends when nobody waits; connections wait for their requests
+		if f.loop == nil {
+			f.loop = f.run
+		}
+		go f.loop() // ends when nobody waits; connections wait for their requests
 	}
 	f.mu.Unlock()
 }
