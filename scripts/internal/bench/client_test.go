@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,16 +22,21 @@ func null(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close(); log.Close() })
-	go func() { // ends with the listener
+	var running sync.WaitGroup
+	t.Cleanup(func() { l.Close(); running.Wait(); log.Close() })
+	running.Go(func() { // ends with the listener
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go serveNothing(conn, 1<<30, log) // ends with the connection
+			running.Go(func() { // ends with the connection
+				if err := serveNothing(conn, 1<<30, log); err != nil {
+					t.Error(err)
+				}
+			})
 		}
-	}()
+	})
 	return "nbd+unix:///?socket=" + socket
 }
 
