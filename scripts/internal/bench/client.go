@@ -32,6 +32,7 @@ type request struct {
 	command nbdclient.Command
 	offset  int64
 	length  int
+	fua     bool
 	// after: it is sent once all requests before the one with this number were answered. The
 	// first has number 0.
 	after int
@@ -43,6 +44,7 @@ type source func() (request, bool)
 // client is one connection.
 type client struct {
 	conn   *os.File
+	flags  nbdclient.Flags // of the export
 	fd     int
 	slots  []slot // by cookie
 	free   []int  // slots that are not in use
@@ -83,7 +85,7 @@ func dial(uri string, depth int) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, _, err := h.Go(context.Background(), parsed.Export)
+	conn, info, err := h.Go(context.Background(), parsed.Export)
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -92,7 +94,7 @@ func dial(uri string, depth int) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &client{conn: f, fd: int(f.Fd()), slots: make([]slot, depth), in: make([]byte, 256<<10), data: incompressible(largestRequest)}
+	c := &client{conn: f, flags: info.Flags, fd: int(f.Fd()), slots: make([]slot, depth), in: make([]byte, 256<<10), data: incompressible(largestRequest)}
 	for i := range depth {
 		c.free = append(c.free, i)
 	}
@@ -140,9 +142,19 @@ func (c *client) gather() {
 		if !c.have || c.ahead.after > c.oldest() {
 			return
 		}
-		c.put(c.ahead)
 		c.have = false
+		if c.lacks(c.ahead.command) {
+			c.sent++ // it counts as answered
+			continue
+		}
+		c.put(c.ahead)
 	}
+}
+
+// lacks tells of a request that the server does not know, and that changes nothing for a reader of
+// a new disk.
+func (c *client) lacks(command nbdclient.Command) bool {
+	return command == nbdclient.Trim && c.flags&nbdclient.CanTrim == 0 || command == nbdclient.Zero && c.flags&nbdclient.CanZero == 0
 }
 
 // oldest is the number of the oldest request that is not answered.
@@ -168,8 +180,12 @@ func (c *client) put(r request) {
 	c.free = c.free[:len(c.free)-1]
 	c.slots[cookie] = slot{request: r, used: true, number: c.sent, began: time.Now()}
 	c.sent++
+	flags := uint16(0)
+	if r.fua {
+		flags = uint16(nbdclient.FUA)
+	}
 	c.out = binary.BigEndian.AppendUint32(c.out, requestMagic)
-	c.out = binary.BigEndian.AppendUint16(c.out, 0)
+	c.out = binary.BigEndian.AppendUint16(c.out, flags)
 	c.out = binary.BigEndian.AppendUint16(c.out, uint16(r.command))
 	c.out = binary.BigEndian.AppendUint64(c.out, uint64(cookie))
 	c.out = binary.BigEndian.AppendUint64(c.out, uint64(r.offset))

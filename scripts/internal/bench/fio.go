@@ -99,7 +99,7 @@ func (r *result) add(j *fioJob) {
 	r.took = max(r.took, took)
 	r.client = r.client.plus(cpu{user: time.Duration(float64(took) * j.User / 100), system: time.Duration(float64(took) * j.System / 100)})
 	side := &j.Write
-	if side.Requests == 0 {
+	if side.Requests < j.Read.Requests {
 		side = &j.Read
 	}
 	at := func(p string) time.Duration { return time.Duration(side.Latency.Percentile[p]) }

@@ -3,9 +3,13 @@
 //
 //   - workloads.go, speed.go: what is measured, and which ratios are wanted.
 //   - peers.go, process.go, nullserver.go: the servers, their floor among them.
+//   - floor.go: what that is made of.
 //   - fio.go, copy.go, client.go, tally.go: the clients.
+//   - fuse.go, slow.go: a slow disk below all of them.
 //   - rounds.go: the turns; table.go: what they come to, on a terminal and in docs/benchmarks.md.
-//   - latency.go, trim.go, recovery.go: what is not a race between servers.
+//   - trace.go: requests that a file system made once.
+//   - sustain.go, svg.go: minutes, second by second, and their picture.
+//   - latency.go, trim.go, mkfs.go, recovery.go: what is not a race between servers.
 //
 // scripts/bench builds it and runs it.
 package main
@@ -28,6 +32,8 @@ type config struct {
 	disk    string
 	log     string
 	lasting string
+	trace   string
+	sustain time.Duration
 	check   bool
 	out     string
 
@@ -45,6 +51,8 @@ func main() {
 	flag.StringVar(&c.disk, "disk", "1G", "size of the disks")
 	flag.StringVar(&c.log, "log", "1G", "size of the full log that recovery finds")
 	flag.StringVar(&c.lasting, "lasting", "4G", "size of the log that must last while it is measured")
+	flag.StringVar(&c.trace, "trace", "scripts/internal/bench/testdata/untar-build.trace.gz", "the trace to play")
+	flag.DurationVar(&c.sustain, "sustain", 5*time.Minute, "length of overwrites that never stop")
 	flag.BoolVar(&c.check, "check", false, "exit with 1 when a wanted ratio is missed")
 	flag.StringVar(&c.out, "o", "", "also write the tables to this file, as Markdown")
 	list := flag.Bool("list", false, "list the workloads and end")

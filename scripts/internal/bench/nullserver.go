@@ -221,7 +221,7 @@ func negotiate(conn net.Conn, size int64) error {
 		greeting  = 0x4e42444d41474943
 		option    = 0x49484156454f5054
 		reply     = 0x0003e889045565a9
-		flags     = 1 | 1<<2 | 1<<3 | 1<<8 // HAS_FLAGS, FLUSH, FUA, CAN_MULTI_CONN
+		flags     = 1 | 1<<2 | 1<<3 | 1<<5 | 1<<6 | 1<<8 // HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, CAN_MULTI_CONN
 		ack, info = 1, 3
 		unknown   = 1<<31 + 1
 	)

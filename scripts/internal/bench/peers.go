@@ -13,8 +13,13 @@ import (
 type server string
 
 const (
-	jnbdAuto    server = "jnbd auto"            // its log is the default's
-	jnbdLasting server = "jnbd auto, log lasts" // the same but for a log that does not fill while it is measured
+	jnbdAuto       server = "jnbd auto" // its log is the default's
+	jnbdLasting           = jnbdAuto + logLasts
+	jnbdFull              = jnbdAuto + logFull
+	jnbdInside            = jnbdAuto + inside
+	jnbdLastInside        = jnbdLasting + inside
+	jnbdFullInside        = jnbdFull + inside
+
 	jnbdOrdered server = "jnbd ordered"
 	jnbdData    server = "jnbd data"
 	nbdkitFile  server = "nbdkit file"
@@ -22,6 +27,13 @@ const (
 	qemuQcow2   server = "qemu-nbd qcow2"
 	nbdServer   server = "nbd-server"
 	nullServer  server = "null server" // the floor: nullserver.go
+)
+
+// What a server of ours has other than by default.
+const (
+	logLasts = ", log lasts" // it does not fill while it is measured
+	logFull  = ", log full"  // it is so small that it soon is
+	inside   = ", inside"    // its journal lies inside the disk
 )
 
 // peers are all servers that are not ours.
@@ -35,8 +47,14 @@ func (s server) isPeer() bool { return slices.Contains(peers, s) }
 func (c *config) createArgs(s server) []string {
 	mode, _, _ := strings.Cut(strings.TrimPrefix(string(s), "jnbd "), ",")
 	args := []string{"--mode", mode}
-	if s == jnbdLasting {
+	switch {
+	case strings.Contains(string(s), logLasts):
 		args = append(args, "--journal-size", c.lasting)
+	case strings.Contains(string(s), logFull):
+		args = append(args, "--journal-size", "64M")
+	}
+	if strings.HasSuffix(string(s), inside) {
+		args = append(args, "--journal", "internal")
 	}
 	return args
 }
@@ -47,6 +65,8 @@ type imageKind int
 const (
 	sparseImage imageKind = iota // nothing; made anew for each round
 	wholeImage                   // every block written, in the page cache; made once
+	hugeImage                    // 1 TiB of nothing; made anew for each round
+	traceImage                   // nothing, of the trace's size; made anew for each round
 )
 
 // prepare makes the disk that a round of s needs, and returns its path. createArgs go to jnbd
@@ -55,7 +75,7 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 	if s == nullServer {
 		return filepath.Join(c.dir, "null"), nil
 	}
-	name := strings.NewReplacer(" ", "-", ",", "").Replace(strings.Join(append([]string{string(s)}, createArgs...), ""))
+	name := strings.NewReplacer(" ", "-", ",", "", "%", "").Replace(strings.Join(append([]string{string(s)}, createArgs...), ""))
 	if s.isPeer() && s != qemuQcow2 {
 		name = "raw" // one image for all of them: they never run at the same time
 	}
@@ -74,7 +94,7 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 		if err := writeImage(path, c.diskBytes); err != nil {
 			return "", err
 		}
-	} else if err := makeSparse(path, c.diskBytes); err != nil {
+	} else if err := makeSparse(path, c.sizeOf(kind)); err != nil {
 		return "", err
 	}
 	if s == qemuQcow2 {
@@ -87,6 +107,17 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 		return "", fmt.Errorf("jnbd create: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// sizeOf is how large an image of the kind is.
+func (c *config) sizeOf(kind imageKind) int64 {
+	switch kind {
+	case hugeImage:
+		return 1 << 40
+	case traceImage:
+		return traceBytes
+	}
+	return c.diskBytes
 }
 
 // discard removes what prepare made for a kind that is made anew each time.
@@ -102,28 +133,38 @@ func (c *config) discard(path string, kind imageKind) error {
 	return nil
 }
 
-// start serves the disk at path.
+// start serves the disk at path, as it is.
 func (c *config) start(s server, path string) (*process, error) {
-	if s.isOurs() {
-		p, _, err := c.startJnbd(path)
-		return p, err
-	}
-	socket := path + ".sock"
+	return c.startAt(s, &place{disk: path, socket: path + ".sock"})
+}
+
+// startAt serves a disk.
+func (c *config) startAt(s server, at *place) (*process, error) {
 	switch s {
 	case qemuRaw:
-		return startPeer(socket, "qemu-nbd", "--socket", socket, "--format", "raw", "--shared", "16", "--persistent", path)
+		return startPeer(at.socket, "qemu-nbd", "--socket", at.socket, "--format", "raw", "--shared", "16", "--persistent", at.disk)
 	case qemuQcow2:
-		return startPeer(socket, "qemu-nbd", "--socket", socket, "--format", "qcow2", "--shared", "16", "--persistent", path)
+		return startPeer(at.socket, "qemu-nbd", "--socket", at.socket, "--format", "qcow2", "--shared", "16", "--persistent", at.disk)
+	case nbdkitFile:
+		return startPeer(at.socket, "nbdkit", "--foreground", "--unix", at.socket, "file", at.disk)
 	case nbdServer:
-		return c.startNbdServer(socket, path)
+		return c.startNbdServer(at.socket, at.disk)
 	case nullServer:
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
 		}
-		return startPeer(socket, self, "-null", socket, "-null-size", fmt.Sprint(c.diskBytes))
+		return startPeer(at.socket, self, "-null", at.socket, "-null-size", fmt.Sprint(max(c.diskBytes, traceBytes)))
 	}
-	return startPeer(socket, "nbdkit", "--foreground", "--unix", socket, "file", path)
+	var args []string
+	if at.journal != "" {
+		args = append(args, "--journal", at.journal)
+	}
+	if len(at.slow) > 0 {
+		args = append(args, "--accept-backing") // a new mount has other times
+	}
+	p, _, err := c.startJnbd(at, args...)
+	return p, err
 }
 
 // startNbdServer starts nbd-server. It runs as a daemon, because what it does in the foreground is

@@ -25,10 +25,10 @@ type process struct {
 // readyTimeout is met only by a server that hangs.
 const readyTimeout = 2 * time.Minute
 
-// startJnbd serves disk and returns when it is ready, with the time that took.
-func (c *config) startJnbd(disk string, args ...string) (*process, time.Duration, error) {
-	p := &process{socket: disk + ".sock"}
-	p.cmd = exec.Command(c.jnbd, append([]string{"serve", disk, "-U", p.socket, "--log-level", "warn"}, args...)...)
+// startJnbd serves a disk and returns when it is ready, with the time that took.
+func (c *config) startJnbd(at *place, args ...string) (*process, time.Duration, error) {
+	p := &process{socket: at.socket}
+	p.cmd = exec.Command(c.jnbd, append([]string{"serve", at.disk, "-U", p.socket, "--log-level", "error"}, args...)...)
 	p.cmd.Stderr = os.Stderr
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

@@ -28,9 +28,12 @@ func (l randomWrites) run(c *config, p *process) (result, error) {
 // source gives at most so many writes, and none any more when the time is over.
 func (l randomWrites) source(diskBytes, most int64, runtime time.Duration) source {
 	rng := rand.New(rand.NewPCG(1, 2))
-	deadline := time.Now().Add(runtime)
+	var deadline time.Time // counts from the first request: some servers take long to connect
 	writes, flushed := int64(0), true
 	return func() (request, bool) {
+		if deadline.IsZero() {
+			deadline = time.Now().Add(runtime)
+		}
 		if l.flushEach > 0 && writes%int64(l.flushEach) == 0 && !flushed {
 			flushed = true
 			return request{command: nbdclient.Flush}, true
@@ -42,6 +45,22 @@ func (l randomWrites) source(diskBytes, most int64, runtime time.Duration) sourc
 		flushed = false
 		return request{command: nbdclient.Write, offset: rng.Int64N(diskBytes/l.bytes) * l.bytes, length: int(l.bytes)}, true
 	}
+}
+
+// writeShare writes so many tenths of the disk's blocks, each once, here and there.
+type writeShare struct{ tenths int64 }
+
+func (l writeShare) run(c *config, p *process) (result, error) {
+	const block, stride = 4096, 7919 // a prime: no block comes twice
+	blocks, n := c.diskBytes/block, int64(0)
+	t, err := runClient(p.uri(), 32, func() (request, bool) {
+		n++
+		return request{command: nbdclient.Write, offset: n * stride % blocks * block, length: block}, n <= blocks*l.tenths/10
+	})
+	if err != nil {
+		return result{}, err
+	}
+	return t.result(), nil
 }
 
 // runClient is one connection of our own client, from beginning to end.

@@ -14,7 +14,7 @@ type result struct {
 	rate        float64       // of them, a second
 	bytes       float64       // that the client moved
 	took        time.Duration // of the pass
-	p50, p99    time.Duration // of writes, else of reads
+	p50, p99    time.Duration // of reads or writes, whichever there were more of
 	p999        time.Duration
 	client      cpu
 	server      cpu     // while the client was at work

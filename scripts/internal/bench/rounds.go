@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+
+	"golang.org/x/sys/unix"
 )
 
 // runRace gives every server the same load in turns, round after round. A server is started
@@ -48,23 +50,18 @@ func (c *config) round(s server, r *race) (map[string]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.start(s, path)
+	at, err := c.place(path, r.slow && s != nullServer)
 	if err != nil {
 		return nil, err
 	}
-	defer p.kill()
-	passes := map[string]result{}
-	for _, pass := range r.passes {
-		measured, err := c.measure(s, p, path, pass)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", pass.name, err)
-		}
-		if pass.name != "" {
-			passes[pass.name] = measured
-		}
-	}
-	if err := p.stop(); err != nil {
+	passes, err := c.serve(s, at, r)
+	if err = errors.Join(err, at.close()); err != nil {
 		return nil, err
+	}
+	if len(at.slow) > 0 && s.isOurs() {
+		if err := c.emptyLog(path); err != nil {
+			return nil, err
+		}
 	}
 	if err := settle(path); err != nil {
 		return nil, err
@@ -72,9 +69,52 @@ func (c *config) round(s server, r *race) (map[string]result, error) {
 	return passes, c.discard(path, r.image)
 }
 
+// serve starts a server, gives it all passes, and ends it in order.
+func (c *config) serve(s server, at *place, r *race) (map[string]result, error) {
+	p, err := c.startAt(s, at)
+	if err != nil {
+		return nil, err
+	}
+	defer p.kill()
+	passes := map[string]result{}
+	for _, pass := range r.passes {
+		if pass.ours && !s.isOurs() {
+			continue
+		}
+		if pass.cold {
+			if err := evictAll(at.disk); err != nil {
+				return nil, err
+			}
+		}
+		measured, err := c.measure(s, p, at, pass)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", pass.name, err)
+		}
+		if pass.name != "" {
+			passes[pass.name] = measured
+		}
+	}
+	if len(at.slow) > 0 && s.isOurs() {
+		p.kill() // to bring home on a slow disk takes minutes: see emptyLog
+		return passes, nil
+	}
+	return passes, p.stop()
+}
+
+// emptyLog brings home what a server on a slow disk has left, with a server on the same disk that
+// is not slow.
+func (c *config) emptyLog(path string) error {
+	p, _, err := c.startJnbd(&place{disk: path, socket: path + ".sock"}, "--accept-backing")
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	return p.stop()
+}
+
 // measure is one pass.
-func (c *config) measure(s server, p *process, path string, pass pass) (result, error) {
-	checkpoints, err := c.checkpoints(s, path)
+func (c *config) measure(s server, p *process, at *place, pass pass) (result, error) {
+	checkpoints, err := c.checkpoints(s, at)
 	if err != nil {
 		return result{}, err
 	}
@@ -96,17 +136,18 @@ func (c *config) measure(s server, p *process, path string, pass pass) (result, 
 	}
 	r.server = after.minus(before.cpu)
 	r.bytesOnHost = float64(after.written - before.written)
-	r.checkpoints, err = c.checkpoints(s, path)
+	r.checkpoints, err = c.checkpoints(s, at)
 	r.checkpoints -= checkpoints
 	return r, err
 }
 
-// checkpoints is how many a running server of ours has made.
-func (c *config) checkpoints(s server, path string) (int, error) {
-	if !s.isOurs() {
+// checkpoints is how many a running server of ours has made. It tells that over a socket beside
+// its disk, for which a slow one has no room.
+func (c *config) checkpoints(s server, at *place) (int, error) {
+	if !s.isOurs() || len(at.slow) > 0 {
 		return 0, nil
 	}
-	out, err := exec.Command(c.jnbd, "info", path, "--json").Output()
+	out, err := exec.Command(c.jnbd, "info", at.disk, "--json").Output()
 	if err != nil {
 		return 0, fmt.Errorf("jnbd info: %w", err)
 	}
@@ -124,6 +165,14 @@ func (c *config) checkpoints(s server, path string) (int, error) {
 // settle writes everything of a disk that still waits in the page cache, so that it is not
 // written while the next server is measured.
 func settle(path string) error {
+	return eachFile(path, func(f *os.File) error { return f.Sync() })
+}
+
+// evictAll drops all of a disk from the page cache.
+func evictAll(path string) error { return eachFile(path, evict) }
+
+// eachFile opens the files of a disk, one after the other; the null server has none.
+func eachFile(path string, do func(*os.File) error) error {
 	for _, name := range []string{path, path + ".jnbd"} {
 		f, err := os.Open(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -132,11 +181,19 @@ func settle(path string) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		if err := errors.Join(do(f), f.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// evict drops a file from the page cache.
+func evict(f *os.File) error {
+	if err := f.Sync(); err != nil { // what is not written yet stays
+		return err
+	}
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
 
 // validate finds wants that nothing could ever meet.

@@ -47,7 +47,20 @@ func reads(name, about string, atLeast float64, args ...string) workload {
 
 // inBulk is the same, told in bytes a second.
 func inBulk(w workload) workload {
-	w.race.passes[0].bulk = true
+	w.race.passes[len(w.race.passes)-1].bulk = true
+	return w
+}
+
+// cold is the same with nothing of the disk in the page cache.
+func cold(w workload) workload {
+	w.race.passes[0].cold = true
+	return w
+}
+
+// fromLog is the same after a pass that writes three tenths of the disk. Of a server of ours that
+// is in the log then; a write now and then keeps it there, because what is quiet is brought home.
+func fromLog(w workload) workload {
+	w.race.passes = append([]pass{{load: writeShare{tenths: 3}}}, w.race.passes...)
 	return w
 }
 
@@ -76,6 +89,9 @@ func speed() []workload {
 		writes("speed-4k-4x32", "4 KiB random writes, 4 connections, depth 32 each", 3.0, 4096, 32, 4),
 		reads("speed-read-qd32", "4 KiB random reads, depth 32", 1.5, "--rw=randread", "--bs=4k", "--iodepth=32"),
 		reads("speed-read-qd1", "4 KiB random reads, depth 1", 1.4, "--rw=randread", "--bs=4k", "--iodepth=1"),
+		cold(reads("speed-read-cold-qd32", "4 KiB random reads, depth 32, nothing in the page cache", 0, "--rw=randread", "--bs=4k", "--iodepth=32")),
+		cold(reads("speed-read-cold-qd1", "4 KiB random reads, depth 1, nothing in the page cache", 0, "--rw=randread", "--bs=4k", "--iodepth=1")),
+		fromLog(against("speed-read-log", "4 KiB, 99 reads to 1 write at random, depth 32, three tenths of the disk in the log", 0, timed("--rw=randrw", "--rwmixread=99", "--bs=4k", "--iodepth=32"), jnbdLasting)),
 		against("speed-mix", "4 KiB, 70 reads to 30 writes at random, depth 32", 2.0, timed("--rw=randrw", "--rwmixread=70", "--bs=4k", "--iodepth=32"), jnbdLasting, jnbdAuto),
 		sequential,
 		inBulk(reads("speed-read", "1 MiB sequential reads, depth 8", 1.0, "--rw=read", "--bs=1M", "--iodepth=8")),

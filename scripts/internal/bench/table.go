@@ -105,6 +105,10 @@ func figures(all, floor []result, bulk bool) []string {
 	if bulk {
 		speed = fmt.Sprintf("%.0f MB/s", median(all, func(x result) float64 { return x.bytes / x.took.Seconds() / 1e6 }))
 	}
+	perByte := none
+	if len(all) > 0 && all[0].bytes > 0 {
+		perByte = fmt.Sprintf("%.2f", median(all, func(x result) float64 { return x.bytesOnHost / x.bytes }))
+	}
 	share := none
 	if len(floor) == len(all) {
 		ratios := make([]float64, len(all))
@@ -120,7 +124,7 @@ func figures(all, floor []result, bulk bool) []string {
 		micros(func(x result) time.Duration { return x.p999 }),
 		both(func(x result) cpu { return x.server }),
 		both(func(x result) cpu { return x.client }),
-		fmt.Sprintf("%.2f", median(all, func(x result) float64 { return x.bytesOnHost / x.bytes })),
+		perByte,
 		fmt.Sprintf("%.0f", median(all, func(x result) float64 { return x.peak / (1 << 20) })),
 	}
 }

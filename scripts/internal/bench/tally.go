@@ -61,7 +61,7 @@ func (t *tally) add(r *request, began, now time.Time) {
 // result is what a table shows.
 func (t *tally) result() result {
 	side := &t.writes
-	if side.total == 0 {
+	if side.total < t.reads.total {
 		side = &t.reads
 	}
 	return result{

@@ -13,6 +13,7 @@ type workload struct {
 type race struct {
 	servers []server
 	image   imageKind
+	slow    bool // the disk is: fuse.go
 	passes  []pass
 	wants   []want
 }
@@ -25,6 +26,8 @@ type pass struct {
 	// bulk: the figure that counts is bytes a second, else requests a second. Either way a
 	// ratio of two servers is the same.
 	bulk bool
+	ours bool // only servers of ours get it
+	cold bool // nothing of the disk is in the page cache when it begins
 }
 
 // want is a ratio that a pass must reach, median over the rounds.
@@ -52,11 +55,16 @@ const (
 // workloads are all there are, in the order of a whole run.
 func workloads() []workload {
 	all := append([]workload{bulk(), smallFlush()}, speed()...)
+	all = append(all, slowDisk()...)
+	all = append(all, traced()...)
+	all = append(all, sustained()...)
 	all = append(all,
+		workload{name: "floor", about: "what no server can be faster than", run: floor},
 		workload{name: "latency-checkpoint", about: "p99 of 4 KiB writes while the log is brought home, beside that while it is not", run: latencyCheckpoint},
 		workload{name: "latency-homing", about: "p99 of 4 KiB writes while displaced blocks are brought home, beside that while they are not", run: latencyHoming},
 		workload{name: "trim", about: "a trim of a whole sparse disk of 1 TiB, through the server", run: trimWhole},
-		workload{name: "recovery", about: "how long a server takes to be ready again with a full log", run: recovery},
+		mkfs(),
+		workload{name: "recovery", about: "how long a server takes to be ready again with a full log, and to answer the first read", run: recovery},
 	)
 	return all
 }
