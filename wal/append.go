@@ -13,7 +13,9 @@ import (
 //     are needed between them. If the end of the plan is beyond the limit, nothing has
 //     happened yet: ErrFull.
 //  2. Build headers and records in one scratch buffer; payloads stay where they are.
-//  3. Write each contiguous range with one vectored write.
+//  3. Write each contiguous range with one vectored write, the sector that it ends in whole:
+//     zeros go where the next frame will. Half a sector would have the kernel read the rest
+//     from the medium first, and the append wait for that.
 //  4. Publish head, boundaries and counters.
 
 // writer is what appends need. It is guarded by Log.appendMu.
@@ -40,7 +42,7 @@ type run struct {
 	from, to int // its buffers
 }
 
-var zeroLine [LineBytes]byte
+var zeroSector [SectorBytes]byte
 
 // Append writes recs in their order. On return they are the kernel's, and pos[i] is the
 // position of recs[i]'s payload; pos is as long as recs. Flush makes them durable.
@@ -200,6 +202,7 @@ func (w *writer) build(l *Log, recs []Record, pos []int64) {
 		w.gather(l.geo, f, head, recs, written)
 		w.at.pos, w.at.seq = f.pos+f.length, w.at.seq+1
 	}
+	w.fillSector()
 	w.align = w.plan.align
 }
 
@@ -217,6 +220,7 @@ func (f *planned) headBytes() int64 {
 // gather enters a frame's buffers into the last run if it goes on there, or a new one.
 func (w *writer) gather(geo geometry, f *planned, head []byte, recs []Record, written int64) {
 	if n := len(w.runs); n == 0 || w.runs[n-1].pos+w.runs[n-1].length != f.pos || geo.offset(f.pos) == 0 {
+		w.fillSector()
 		w.runs = append(w.runs, run{pos: f.pos, from: len(w.bufs)})
 	}
 	w.bufs = append(w.bufs, head)
@@ -228,10 +232,25 @@ func (w *writer) gather(geo geometry, f *planned, head []byte, recs []Record, wr
 		}
 	}
 	if size < written {
-		w.bufs = append(w.bufs, zeroLine[:written-size])
+		w.bufs = append(w.bufs, zeroSector[:written-size])
 	}
 	r := &w.runs[len(w.runs)-1]
 	r.length += written
+	r.to = len(w.bufs)
+}
+
+// fillSector ends the last run with zeros up to the end of its last sector, if it is the run
+// that enters it. Nothing live is there: the space that frames may take ends with a sector.
+func (w *writer) fillSector() {
+	if len(w.runs) == 0 {
+		return
+	}
+	r := &w.runs[len(w.runs)-1]
+	end := r.pos + r.length
+	if alignDown(end-1, SectorBytes) < r.pos || end%SectorBytes == 0 {
+		return
+	}
+	w.bufs = append(w.bufs, zeroSector[:alignUp(end, SectorBytes)-end])
 	r.to = len(w.bufs)
 }
 
