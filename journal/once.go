@@ -179,11 +179,15 @@ func (o *once) freshCovers(off, end, durable int64) bool {
 	return false
 }
 
-// flushHomes is what the log flushes beside itself.
-func (d *Disk) flushHomes() error {
+// flushBeside is what the log flushes beside itself: homes, if one was written in place.
+func (d *Disk) flushBeside() func() error {
 	if !d.once.homeDirty.Swap(false) {
 		return nil
 	}
+	return d.flushHomes
+}
+
+func (d *Disk) flushHomes() error {
 	if err := d.home.Flush(); err != nil {
 		return fmt.Errorf("flush the backing: %w", err)
 	}

@@ -324,7 +324,7 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 		OnFail: func(err error) { d.poisonWith(fmt.Errorf("log: %w", err)) },
 	}
 	if d.once != nil && !d.once.together {
-		logOpt.FlushBeside = d.flushHomes
+		logOpt.FlushBeside = d.flushBeside
 	}
 	if err := d.makeDurable(); err != nil {
 		return err

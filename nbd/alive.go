@@ -90,6 +90,16 @@ func (c *conn) hungUp() bool {
 	return hungUp
 }
 
+// moreInSocket reports whether bytes that the client has sent wait in the socket.
+func (c *conn) moreInSocket() bool {
+	if c.raw == nil {
+		return false
+	}
+	waiting := 0
+	_ = c.raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return waiting > 0
+}
+
 // socketHungUp is hungUp for a socket.
 func socketHungUp(fd uintptr) bool {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}

@@ -46,6 +46,7 @@ type reader struct {
 	replies  []byte    // collected, not handed to the outbox
 	reads    int       // READs among them, not counted in a histogram yet
 	batch    batch
+	crowd    int  // how many flushes to leave to others, because requests came during one
 	late     bool // a request was refused because the server is stopping
 }
 
@@ -148,7 +149,7 @@ func (c *conn) perform(req *request) error {
 	device, offset, n := c.export.Device, int64(req.offset), int64(req.length)
 	switch req.cmd {
 	case cmdFlush:
-		c.flush(req)
+		return c.flush(req)
 	case cmdTrim:
 		c.changedInPlace(req, device.Trim(offset, n, c.batch.admit))
 	case cmdWriteZeroes:
@@ -186,15 +187,19 @@ func (c *conn) perhapsWait(req *request, n int) error {
 
 // flush answers a FLUSH when everything done so far is durable. An export that can't be
 // changed has nothing to flush.
-func (c *conn) flush(req *request) {
+func (c *conn) flush(req *request) error {
 	if c.export.ReadOnly {
 		c.count.flushes.Add(1)
 		c.replies = c.style.appendSuccess(c.replies, req.asked)
 		c.answered(req, c.received)
-		return
+		return nil
+	}
+	if c.flushesAlone() {
+		return c.flushInPlace(req)
 	}
 	c.flight.awaitFlush()
 	c.export.flushes.add(c, req, c.received)
+	return nil
 }
 
 // changedInPlace replies to a change that the reader made and that ended with err; with FUA

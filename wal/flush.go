@@ -106,11 +106,15 @@ func (l *Log) lead(r *round, soft bool) {
 
 // flushDevices is step 4: the log's device, and side by side with it the others.
 func (l *Log) flushDevices() error {
-	if l.opt.FlushBeside == nil {
+	var other func() error
+	if l.opt.FlushBeside != nil {
+		other = l.opt.FlushBeside()
+	}
+	if other == nil {
 		return l.dev.Flush()
 	}
 	beside := make(chan error, 1)
-	go func() { beside <- l.opt.FlushBeside() }() // ends with the flush; awaited below
+	go func() { beside <- other() }() // ends with the flush; awaited below
 	err := l.dev.Flush()
 	return errors.Join(err, <-beside)
 }

@@ -16,10 +16,11 @@ type Options struct {
 	// Default 32 MiB.
 	SoftFlushBytes int64
 
-	// FlushBeside, if not nil, is called for every flush of the log's device, beside it and
-	// behind the barrier frame: it makes durable what the frames speak of and other devices
-	// hold. Nothing counts as durable before both have returned nil.
-	FlushBeside func() error
+	// FlushBeside, if not nil, is asked in every flush, behind the barrier frame, for what must
+	// be flushed beside the log's device: what the frames speak of and other devices hold.
+	// What it returns, if not nil, is called beside the flush of the log's device. Nothing
+	// counts as durable before both have returned nil.
+	FlushBeside func() (flush func() error)
 
 	// OnFlush, if not nil, is told after each flush that has succeeded how long the devices
 	// took for it. It must not call the log.
