@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,6 +12,8 @@ import (
 // with FUA join after they were applied, and so are covered as well.
 type flusher struct {
 	device Device
+
+	took atomic.Int64 // by the last Sync, in ns; 0 before the first
 
 	mu      sync.Mutex
 	waiting []flushWait
@@ -52,7 +55,7 @@ func (f *flusher) run() {
 		if len(group) == 0 {
 			return
 		}
-		err := f.device.Sync()
+		err := f.sync()
 		for i := range group {
 			w := &group[i]
 			w.c.answered(&w.req, w.received)
@@ -70,22 +73,47 @@ func (f *flusher) run() {
 	}
 }
 
+// sync is the device's Sync, timed.
+func (f *flusher) sync() error {
+	began := time.Now()
+	err := f.device.Sync()
+	f.took.Store(int64(time.Since(began)))
+	return err
+}
+
+// quick reports whether a Sync is likely to be over soon.
+func (f *flusher) quick() bool {
+	took := f.took.Load()
+	return took > 0 && took < int64(quickFlush)
+}
+
 // A client that waits for its flush before it sends more loses nothing when the reader makes
-// the flush itself, and gains the two wake-ups that a goroutine costs. One that sends on
-// would have to wait. Which kind a client is shows when a flush in place is over: what it has
-// sent meanwhile lies in the socket.
+// the flush itself, and gains the wake-ups that a goroutine costs, half of the server's work
+// for a small write and its flush. One that sends on would have to wait. Which kind a client
+// is shows when a flush in place is over: what it has sent meanwhile lies in the socket.
 
-// crowdFlushes is for how many flushes a client counts as one that sends on.
-const crowdFlushes = 64
+const (
+	// quickFlush: a device whose last flush took longer never makes a reader wait.
+	quickFlush = time.Millisecond
+	// minCrowd and maxCrowd are for how many flushes a client counts as one that sends on. It
+	// is twice as long each time that it does.
+	minCrowd, maxCrowd = 64, 4096
+)
 
-// flushesAlone reports whether the reader should make a flush itself: the client has nothing
-// else in flight, and did not send on during the last such flush.
+// crowd is what a reader knows of its client's way with flushes.
+type crowd struct {
+	left int // flushes to leave to others
+	next int // how many the next time
+}
+
+// flushesAlone reports whether the reader should make a flush itself: that will be quick, and
+// the client has nothing else in flight and did not send on during the last.
 func (c *conn) flushesAlone() bool {
-	if c.crowd > 0 {
-		c.crowd--
+	if c.crowd.left > 0 {
+		c.crowd.left--
 		return false
 	}
-	return c.from == c.to && c.flight.isIdle(0)
+	return c.from == c.to && c.export.flushes.quick() && c.flight.isIdle(0)
 }
 
 // flushInPlace makes the flush req and replies.
@@ -94,9 +122,10 @@ func (c *conn) flushInPlace(req *request) error {
 	if err := c.sendCollected(); err != nil {
 		return err
 	}
-	err := c.export.Device.Sync()
+	err := c.export.flushes.sync()
 	if c.moreInSocket() {
-		c.crowd = crowdFlushes
+		c.crowd.next = min(max(2*c.crowd.next, minCrowd), maxCrowd)
+		c.crowd.left = c.crowd.next
 	}
 	c.count.flushes.Add(1)
 	c.replies = c.appendResult(c.replies, req.asked, err)

@@ -46,7 +46,7 @@ type reader struct {
 	replies  []byte    // collected, not handed to the outbox
 	reads    int       // READs among them, not counted in a histogram yet
 	batch    batch
-	crowd    int  // how many flushes to leave to others, because requests came during one
+	crowd    crowd
 	late     bool // a request was refused because the server is stopping
 }
 
