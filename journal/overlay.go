@@ -75,15 +75,19 @@ func (o *overlay) put(e extent) {
 }
 
 func (o *overlay) putLocked(e extent) {
-	v := value{end: e.end, pos: e.pos, crc: e.crc, state: e.state, checked: e.checked}
-	// The common case by far: the same block again.
-	if old, ok := o.tree.Get(e.off); ok && old.end == e.end {
-		o.tree.Set(e.off, v)
-		return
-	}
-	o.clearLocked(e.off, e.end)
-	o.tree.Set(e.off, v)
+	old, was := o.tree.Set(e.off, value{end: e.end, pos: e.pos, crc: e.crc, state: e.state, checked: e.checked})
 	o.bytes += e.end - e.off
+	switch {
+	case was:
+		o.bytes -= min(old.end, e.end) - e.off
+		if old.end > e.end {
+			o.tree.Set(e.end, old.from(e.off, e.end))
+		} else if old.end < e.end { // equal is the common case by far: the same block again
+			o.clearFromLocked(old.end, e.end)
+		}
+	case !o.cutBeforeLocked(e.off, e.end):
+		o.clearFromLocked(e.off+1, e.end)
+	}
 }
 
 // load enters extents in the order of their writing, which is their order in the slice. Into
@@ -133,23 +137,36 @@ func (o *overlay) loadSortedLocked(extents []extent) bool {
 
 // clearLocked takes [off, end) from its owners. Owners that reach beyond keep the rest.
 func (o *overlay) clearLocked(off, end int64) {
-	// The one before may reach in, and even over.
+	if !o.cutBeforeLocked(off, end) {
+		o.clearFromLocked(off, end)
+	}
+}
+
+// cutBeforeLocked takes [off, end) from the owner that begins before it, if that reaches in, and
+// reports whether it owned all of it.
+func (o *overlay) cutBeforeLocked(off, end int64) (all bool) {
 	var before int64 = -1
 	var bv value
 	o.tree.Descend(off-1, func(k int64, v value) bool {
 		before, bv = k, v
 		return false
 	})
-	if before >= 0 && bv.end > off {
-		left := bv
-		left.end, left.checked = off, false
-		o.tree.Set(before, left)
-		o.bytes -= min(bv.end, end) - off
-		if bv.end > end {
-			o.tree.Set(end, bv.from(before, end))
-			return
-		}
+	if before < 0 || bv.end <= off {
+		return false
 	}
+	left := bv
+	left.end, left.checked = off, false
+	o.tree.Set(before, left)
+	o.bytes -= min(bv.end, end) - off
+	if bv.end <= end {
+		return bv.end == end
+	}
+	o.tree.Set(end, bv.from(before, end))
+	return true
+}
+
+// clearFromLocked takes [off, end) from the owners that begin in it.
+func (o *overlay) clearFromLocked(off, end int64) {
 	for {
 		key, v, found := int64(0), value{}, false
 		o.tree.Ascend(off, func(k int64, kv value) bool {

@@ -11,7 +11,7 @@
 //  4. Small writes are done at once, where they lie in the read buffer (batch.go); small
 //     reads of what is in memory go straight into the reply buffer (read.go); all that
 //     could wait for the medium goes to a bounded pool (op.go, workers.go), and what must
-//     be durable first to the export's group of flushes (flush.go).
+//     be durable first to the export's group of flushes, or is flushed in place (flush.go).
 //  5. Replies that are ready together leave together (outbox.go, reply.go).
 //  6. A change is applied only while its client is still there (alive.go).
 //  7. The connection ends: what is in flight is finished or dropped, and only then is it

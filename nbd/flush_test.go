@@ -1,6 +1,8 @@
 package nbd
 
 import (
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -145,4 +147,108 @@ func TestDisconnectAnswersFirst(t *testing.T) {
 		t.Errorf("reply %+v", r)
 	}
 	c.mustBeClosed()
+}
+
+// flushGate is a disk whose flushes can be held, and how long the last of them is taken to have
+// been.
+type flushGate struct {
+	*memDisk
+	server           *Server
+	client           *client
+	held             atomic.Bool
+	entered, release chan struct{}
+}
+
+func newFlushGate(t *testing.T) *flushGate {
+	g := &flushGate{memDisk: newMemDisk(testDisk)}
+	entered, release := blockSyncs(g.memDisk)
+	g.entered, g.release = entered, release
+	hold := g.beforeSync
+	g.beforeSync = func() {
+		if g.held.Load() {
+			hold()
+		}
+	}
+	g.server = &Server{Exports: []Export{{Device: g.memDisk}}}
+	g.client = attach(t, startServer(t, g.server))
+	return g
+}
+
+// lastTook makes the server believe that of the last flush.
+func (g *flushGate) lastTook(d time.Duration) {
+	g.server.mu.Lock()
+	defer g.server.mu.Unlock()
+	g.server.exports[0].flushes.took.Store(int64(d))
+}
+
+// flushAndRead sends a flush and, while it is held, a READ, and returns which one is answered
+// first.
+func (g *flushGate) flushAndRead(t *testing.T) (flush, read, first uint64) {
+	t.Helper()
+	g.held.Store(true)
+	defer g.held.Store(false)
+	flush = g.client.send(cmdFlush, 0, 0, 0, nil)
+	awaitSync(t, g.entered)
+	read = g.client.send(cmdRead, 0, 0, 1, nil)
+	answered := make(chan result, 2)
+	go func() {
+		answered <- g.client.receive()
+		answered <- g.client.receive()
+	}()
+	var r result
+	select {
+	case r = <-answered: // the flush does not hold the READ up
+		g.release <- struct{}{}
+	case <-time.After(100 * time.Millisecond):
+		g.release <- struct{}{}
+		r = <-answered
+	}
+	if last := <-answered; r.errno != 0 || last.errno != 0 {
+		t.Errorf("replies %+v and %+v", r, last)
+	}
+	return flush, read, r.cookie
+}
+
+// A client that waits for its flushes gets them from the reader itself, once they are known to
+// be quick. When it sends on during one, that is the last for now: the next flush keeps nothing
+// waiting.
+func TestFlushInPlace(t *testing.T) {
+	g := newFlushGate(t)
+	g.lastTook(quickFlush / 2)
+	if flush, _, first := g.flushAndRead(t); first != flush {
+		t.Errorf("request %d was answered first, want the flush, %d", first, flush)
+	}
+	for range 3 {
+		g.lastTook(quickFlush / 2)
+		if _, read, first := g.flushAndRead(t); first != read {
+			t.Errorf("request %d was answered first, want the read, %d: this client sends on", first, read)
+		}
+	}
+}
+
+// A flush that may take long is never made where it keeps other requests of its client waiting.
+func TestSlowFlushIsNotInPlace(t *testing.T) {
+	for _, last := range []time.Duration{0, quickFlush} {
+		g := newFlushGate(t)
+		g.lastTook(last)
+		if _, read, first := g.flushAndRead(t); first != read {
+			t.Errorf("last flush %v: request %d was answered first, want the read, %d", last, first, read)
+		}
+	}
+}
+
+// A flush in place that fails is told to its client, who may go on.
+func TestFlushInPlaceFails(t *testing.T) {
+	g := newFlushGate(t)
+	g.fail = func(what string) error {
+		if what == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	g.lastTook(quickFlush / 2)
+	if r := g.client.do(cmdFlush, 0, 0, 0, nil); r.errno != EIO {
+		t.Errorf("reply %+v, want EIO", r)
+	}
+	g.client.must(cmdRead, 0, 0, 1, nil)
 }

@@ -15,7 +15,8 @@ import (
 //     their payloads where they lie in the buffer (batch.go). Any other request first lets
 //     the batch go, so that requests are begun in the order in which they came.
 //  4. READs are answered in place if that needs no wait (read.go); TRIM and WRITE_ZEROES
-//     are, because they cost a map change; FLUSH joins the export's flushes (flush.go).
+//     are, because they cost a map change; FLUSH joins the export's flushes, or is made in
+//     place for a client that waits for it (flush.go).
 //  5. What is larger or may wait goes to a worker (op.go). Its payload is read into a buffer
 //     of its own, and the next request is received while the worker is busy.
 //  6. When the buffer holds no whole request any more, all replies collected leave in one

@@ -39,7 +39,8 @@ type writer struct {
 type run struct {
 	pos      int64
 	length   int64
-	from, to int // its buffers
+	fill     int64 // zeros behind it
+	from, to int   // its buffers
 }
 
 var zeroSector [SectorBytes]byte
@@ -250,7 +251,8 @@ func (w *writer) fillSector() {
 	if alignDown(end-1, SectorBytes) < r.pos || end%SectorBytes == 0 {
 		return
 	}
-	w.bufs = append(w.bufs, zeroSector[:alignUp(end, SectorBytes)-end])
+	r.fill = alignUp(end, SectorBytes) - end
+	w.bufs = append(w.bufs, zeroSector[:r.fill])
 	r.to = len(w.bufs)
 }
 
@@ -262,7 +264,7 @@ func (l *Log) publish(also func()) {
 	l.head, l.nextSeq = w.at.pos, w.at.seq
 	l.boundaries = append(l.boundaries, w.passed...)
 	for _, r := range w.runs {
-		l.counts.appendedBytes += uint64(r.length)
+		l.counts.appendedBytes += uint64(r.length + r.fill)
 	}
 	l.counts.frames += uint64(len(w.plan.frames))
 	also()
