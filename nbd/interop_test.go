@@ -102,7 +102,9 @@ func TestNbdinfo(t *testing.T) {
 	if out := run(t, "nbdinfo", "--map", uris["unix"]); !strings.Contains(out, "hole,zero") {
 		t.Errorf("nbdinfo --map:\n%s", out)
 	}
+	d.mu.Lock() // the server has been asked before
 	d.markLocked(1<<20, 1<<20, true)
+	d.mu.Unlock()
 	out := run(t, "nbdinfo", "--map=qemu:allocation-depth", uris["unix"])
 	if got, want := strings.Fields(out), strings.Fields("0 1048576 0 absent 1048576 1048576 1 local 2097152 6291456 0 absent"); !slices.Equal(got, want) {
 		t.Errorf("nbdinfo --map=qemu:allocation-depth says %v, want %v", got, want)
