@@ -52,6 +52,7 @@ type client struct {
 	ahead  request
 	have   bool // ahead counts: it waits for a slot, or for answers
 	out    []byte
+	tail   []byte // a large payload behind out, where it lies
 	in     []byte
 	inLen  int
 	skip   int // bytes of a read's payload still to come
@@ -71,6 +72,9 @@ type slot struct {
 
 // Requests gather up to this many bytes before they are sent.
 const sendAtOnce = 256 << 10
+
+// sendInPlace is how large a payload may be to be copied behind its header.
+const sendInPlace = 64 << 10
 
 // largestRequest is the largest payload of a load.
 const largestRequest = 4 << 20
@@ -121,26 +125,30 @@ func (c *client) run(from source) (*tally, error) {
 	c.source = from
 	c.tally.begin()
 	for {
-		c.gather()
-		if len(c.out) == 0 && len(c.free) == len(c.slots) {
+		more := c.gather()
+		if !c.pending() && len(c.free) == len(c.slots) {
 			c.tally.end()
 			return &c.tally, nil
 		}
-		if err := c.exchange(); err != nil {
+		if err := c.exchange(more); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// gather puts all requests that may go now behind each other.
-func (c *client) gather() {
-	for len(c.free) > 0 && len(c.out) < sendAtOnce {
+// gather puts requests that may go now behind each other. It reports whether there may be more
+// of them than go at once.
+func (c *client) gather() bool {
+	for len(c.free) > 0 {
+		if len(c.out) >= sendAtOnce || len(c.tail) > 0 {
+			return true
+		}
 		if !c.have && !c.ended {
 			c.ahead, c.have = c.source()
 			c.ended = !c.have
 		}
 		if !c.have || c.ahead.after > c.oldest() {
-			return
+			return false
 		}
 		c.have = false
 		if c.lacks(c.ahead.command) {
@@ -149,6 +157,7 @@ func (c *client) gather() {
 		}
 		c.put(c.ahead)
 	}
+	return false
 }
 
 // lacks tells of a request that the server does not know, and that changes nothing for a reader of
@@ -190,22 +199,34 @@ func (c *client) put(r request) {
 	c.out = binary.BigEndian.AppendUint64(c.out, uint64(cookie))
 	c.out = binary.BigEndian.AppendUint64(c.out, uint64(r.offset))
 	c.out = binary.BigEndian.AppendUint32(c.out, uint32(r.length))
-	if r.command == nbdclient.Write {
+	switch {
+	case r.command != nbdclient.Write:
+	case r.length > sendInPlace:
+		c.tail = c.data[:r.length]
+	default:
 		c.out = append(c.out, c.data[:r.length]...)
 	}
 }
 
-// exchange sends what is gathered, as far as the socket takes it, and takes replies. It waits
-// only if there is nothing else to do.
-func (c *client) exchange() error {
-	if len(c.out) > 0 {
-		n, err := unix.SendmsgN(c.fd, c.out, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+// pending reports whether something waits to be sent.
+func (c *client) pending() bool { return len(c.out)+len(c.tail) > 0 }
+
+// exchange sends what is gathered, as far as the socket takes it, and takes replies, unless there is
+// more to send first. It waits only if there is nothing else to do.
+func (c *client) exchange(more bool) error {
+	if c.pending() {
+		n, err := unix.SendmsgBuffers(c.fd, [][]byte{c.out, c.tail}, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 			return fmt.Errorf("send: %w", err)
 		}
-		c.out = c.out[:copy(c.out, c.out[max(n, 0):])]
+		ofOut := min(max(n, 0), len(c.out))
+		c.tail = c.tail[max(n, 0)-ofOut:]
+		c.out = c.out[:copy(c.out, c.out[ofOut:])]
 	}
-	if len(c.out) > 0 { // the socket is full: the server may wait for us to take replies
+	if more && !c.pending() {
+		return nil
+	}
+	if c.pending() { // the socket is full: the server may wait for us to take replies
 		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN | unix.POLLOUT}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			return fmt.Errorf("poll: %w", err)
@@ -214,7 +235,7 @@ func (c *client) exchange() error {
 			return nil
 		}
 	}
-	n, _, err := unix.Recvfrom(c.fd, c.in[c.inLen:], 0)
+	n, err := unix.Read(c.fd, c.in[c.inLen:])
 	switch {
 	case err == unix.EINTR:
 		return nil

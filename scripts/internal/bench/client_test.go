@@ -1,11 +1,15 @@
 package main
 
 import (
+	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"jnbd/nbd/nbdclient"
 )
@@ -112,6 +116,40 @@ func TestClientKeepsOrder(t *testing.T) {
 	}
 	if answer(0); c.sent != 3 {
 		t.Error("the flush was not sent when both writes were answered")
+	}
+}
+
+// As many requests are in flight as the depth says, large ones too: a server that answers none
+// gets them all.
+func TestClientKeepsDepth(t *testing.T) {
+	for _, length := range []int{512, 70_000, 1 << 20} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SetsockoptTimeval(pair[1], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+			t.Fatal(err)
+		}
+		const depth = 8
+		var all []request
+		for range depth {
+			all = append(all, request{command: nbdclient.Write, length: length})
+		}
+		there := os.NewFile(uintptr(pair[1]), "there")
+		c := client{conn: os.NewFile(uintptr(pair[0]), "here"), fd: pair[0], slots: make([]slot, depth), in: make([]byte, 1024), data: make([]byte, largestRequest)}
+		for i := range depth {
+			c.free = append(c.free, i)
+		}
+		ended := make(chan error, 1)
+		go func() { _, err := c.run(list(all...)); ended <- err }() // ends with the connection
+		if _, err := io.CopyN(io.Discard, there, int64(depth*(28+length))); err != nil {
+			t.Errorf("%d bytes: %v", length, err)
+		}
+		there.Close()
+		if err := <-ended; err == nil {
+			t.Error("the server has gone, and the client does not mind")
+		}
+		c.conn.Close()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -101,13 +102,19 @@ const spin = 30 * time.Microsecond
 
 // receive takes what the socket has, and waits for it; 0 is its end.
 func receive(fd int, p []byte) (int, error) {
-	flags := unix.MSG_DONTWAIT
-	for began := time.Now(); ; {
-		n, _, err := unix.Recvfrom(fd, p, flags)
-		switch {
-		case err == unix.EAGAIN && time.Since(began) > spin:
-			flags = 0
-		case err != unix.EAGAIN && err != unix.EINTR:
+	for began := time.Now(); time.Since(began) < spin; {
+		// It can't block, so Go's scheduler need not know of it.
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
+		if errno == 0 {
+			return int(n), nil
+		}
+		if errno != unix.EAGAIN && errno != unix.EINTR {
+			return 0, errno
+		}
+	}
+	for {
+		n, err := unix.Read(fd, p)
+		if err != unix.EINTR {
 			return n, err
 		}
 	}
