@@ -98,7 +98,11 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 		return "", err
 	}
 	if s == qemuQcow2 {
-		return path, toQcow2(path)
+		if err := toQcow2(path); err != nil || kind == wholeImage {
+			return path, err
+		}
+		// Room to grow: a slow disk is a file that can't become longer.
+		return path, os.Truncate(path, c.sizeOf(kind)*9/8)
 	}
 	if !s.isOurs() {
 		return path, nil
