@@ -92,12 +92,11 @@ func (c *conn) hungUp() bool {
 
 // moreInSocket reports whether bytes that the client has sent wait in the socket.
 func (c *conn) moreInSocket() bool {
-	if c.raw == nil {
-		return false
+	c.waiting = 0
+	if c.raw != nil {
+		_ = c.raw.Control(c.look) // fails when the socket is closed: nothing waits then
 	}
-	waiting := 0
-	_ = c.raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	return waiting > 0
+	return c.waiting > 0
 }
 
 // socketHungUp is hungUp for a socket.

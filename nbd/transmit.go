@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The way of a request through its connection's reader:
@@ -48,7 +50,9 @@ type reader struct {
 	reads    int       // READs among them, not counted in a histogram yet
 	batch    batch
 	crowd    crowd
-	late     bool // a request was refused because the server is stopping
+	look     func(fd uintptr) // counts what waits in the socket, bound once so that it allocates nothing
+	waiting  int              // what look has found
+	late     bool             // a request was refused because the server is stopping
 }
 
 // release gives the reader's memory back.
@@ -65,6 +69,7 @@ func (c *conn) transmit() error {
 	c.input = mapPages(inputBytes)
 	c.limit = inputBytes
 	c.received = time.Now()
+	c.look = func(fd uintptr) { c.waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }
 	c.batch.admit = func() bool { return c.admit(c.received, c.endsInSocket) }
 	for {
 		end := c.serveReceived()

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -82,7 +84,7 @@ func TestClientAndNullServer(t *testing.T) {
 // A flush each 32 writes is just that, however many are in flight. (fio's is not: see client.go.)
 func TestRandomWritesFlush(t *testing.T) {
 	l := randomWrites{bytes: 4096, depth: 32, flushEach: 32}
-	got, err := runClient(null(t), l.depth, l.source(1<<20, 3200, time.Minute))
+	got, err := runClient(null(t), l.depth, l.source(1<<20, 3200, time.Minute, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,5 +173,36 @@ func TestHistogram(t *testing.T) {
 		if b := bucket(d); lowest(b) > max(d, 1) || b+1 < len(h.counts) && lowest(b+1) <= d {
 			t.Errorf("%v is in bucket %d, which is from %v to %v", d, b, lowest(b), lowest(b+1))
 		}
+	}
+}
+
+// A pass over the whole disk writes each of its pieces once, in order, and ends with a flush.
+func TestWholeDisk(t *testing.T) {
+	next := wholeDisk{bytes: 4096, depth: 8, flushEach: 3}.source(8 * 4096)
+	var got []string
+	for r, ok := next(); ok; r, ok = next() {
+		if r.command == nbdclient.Flush {
+			got = append(got, "flush")
+			continue
+		}
+		got = append(got, fmt.Sprint(r.offset/4096))
+	}
+	if want := "0 1 2 flush 3 4 5 flush 6 7 flush"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+// Connections side by side count together.
+func TestJoin(t *testing.T) {
+	var a, b tally
+	a.requests, b.requests = 1, 3
+	a.took, b.took = time.Second, 2*time.Second
+	a.writes.add(time.Millisecond)
+	for range 3 {
+		b.writes.add(time.Second)
+	}
+	a.join(&b)
+	if r := a.result(); r.requests != 4 || r.took != 2*time.Second || r.rate != 2 || r.p50 < 900*time.Millisecond {
+		t.Errorf("together %+v", r)
 	}
 }

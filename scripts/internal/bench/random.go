@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"jnbd/nbd/nbdclient"
@@ -14,22 +15,35 @@ type randomWrites struct {
 	bytes     int64
 	depth     int
 	flushEach int // a flush after so many writes, in line with them; 0: none
+	reads     int // so many of a hundred are reads
+	conns     int // that do this at the same time, with such a depth each; 0: one
 }
 
 func (l randomWrites) run(c *config, p *process) (result, error) {
 	most := min(c.lastingBytes*45/100/logBytes(l.bytes, l.flushEach == 1), mostExtents)
-	t, err := runClient(p.uri(), l.depth, l.source(c.diskBytes, most, c.runtime))
-	if err != nil {
+	conns := max(l.conns, 1)
+	tallies, failed := make([]*tally, conns), make([]error, conns)
+	var running sync.WaitGroup
+	for i := range conns {
+		from := l.source(c.diskBytes, most/int64(conns), c.runtime, uint64(i))
+		running.Go(func() { tallies[i], failed[i] = runClient(p.uri(), l.depth, from) })
+	}
+	running.Wait()
+	if err := errors.Join(failed...); err != nil {
 		return result{}, err
 	}
-	return t.result(), nil
+	for _, t := range tallies[1:] {
+		tallies[0].join(t)
+	}
+	return tallies[0].result(), nil
 }
 
-// source gives at most so many writes, and none any more when the time is over.
-func (l randomWrites) source(diskBytes, most int64, runtime time.Duration) source {
-	rng := rand.New(rand.NewPCG(1, 2))
+// source gives at most so many writes, and none any more when the time is over. Every seed has
+// other places.
+func (l randomWrites) source(diskBytes, most int64, runtime time.Duration, seed uint64) source {
+	rng := rand.New(rand.NewPCG(1, 2+seed))
 	var deadline time.Time // counts from the first request: some servers take long to connect
-	writes, flushed := int64(0), true
+	n, writes, flushed := 0, int64(0), true
 	return func() (request, bool) {
 		if deadline.IsZero() {
 			deadline = time.Now().Add(runtime)
@@ -38,8 +52,12 @@ func (l randomWrites) source(diskBytes, most int64, runtime time.Duration) sourc
 			flushed = true
 			return request{command: nbdclient.Flush}, true
 		}
-		if writes == most || writes%64 == 0 && time.Now().After(deadline) {
+		if writes == most || n%64 == 0 && time.Now().After(deadline) {
 			return request{}, false
+		}
+		n++
+		if l.reads > 0 && rng.IntN(100) < l.reads {
+			return request{command: nbdclient.Read, offset: rng.Int64N(diskBytes/l.bytes) * l.bytes, length: int(l.bytes)}, true
 		}
 		writes++
 		flushed = false

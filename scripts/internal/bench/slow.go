@@ -44,7 +44,7 @@ type fillLog struct{}
 
 func (fillLog) run(c *config, p *process) (result, error) {
 	const writes = 64 << 20 * 9 / 10 / 4608
-	t, err := runClient(p.uri(), 32, randomWrites{bytes: 4096}.source(c.diskBytes, writes, readyTimeout))
+	t, err := runClient(p.uri(), 32, randomWrites{bytes: 4096}.source(c.diskBytes, writes, readyTimeout, 0))
 	if err != nil {
 		return result{}, err
 	}

@@ -95,7 +95,7 @@ func (c *config) sustainOne(s server, l randomWrites) (result, []second, error) 
 	}
 	defer p.kill()
 	const noEnd = 1 << 62
-	if _, err := runClient(p.uri(), l.depth, l.source(c.diskBytes, noEnd, c.sustain/5)); err != nil {
+	if _, err := runClient(p.uri(), l.depth, l.source(c.diskBytes, noEnd, c.sustain/5, 0)); err != nil {
 		return result{}, nil, err
 	}
 	watched := watchedLoad{randomWrites: l, seconds: &[]histogram{}}
@@ -122,7 +122,7 @@ func (l watchedLoad) run(c *config, p *process) (result, error) {
 	}
 	defer client.close()
 	client.tally.perSecond = l.seconds
-	t, err := client.run(l.source(c.diskBytes, 1<<62, c.sustain))
+	t, err := client.run(l.source(c.diskBytes, 1<<62, c.sustain, 0))
 	if err != nil {
 		return result{}, err
 	}

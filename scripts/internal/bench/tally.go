@@ -58,6 +58,18 @@ func (t *tally) add(r *request, began, now time.Time) {
 	}
 }
 
+// join adds what another connection did in the same time.
+func (t *tally) join(other *tally) {
+	t.requests += other.requests
+	t.bytes += other.bytes
+	t.flushes += other.flushes
+	t.reads.join(&other.reads)
+	t.writes.join(&other.writes)
+	t.user += other.user
+	t.system += other.system
+	t.took = max(t.took, other.took)
+}
+
 // result is what a table shows.
 func (t *tally) result() result {
 	side := &t.writes
@@ -109,6 +121,13 @@ func lowest(bucket int) time.Duration {
 func (h *histogram) add(d time.Duration) {
 	h.counts[bucket(d)]++
 	h.total++
+}
+
+func (h *histogram) join(other *histogram) {
+	for i, n := range other.counts {
+		h.counts[i] += n
+	}
+	h.total += other.total
 }
 
 // percentile is the time that p of a hundred did not exceed, to the bucket.
