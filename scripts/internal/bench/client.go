@@ -86,6 +86,10 @@ func dial(uri string, depth int) (*client, error) {
 		return nil, err
 	}
 	h, err := nbdclient.Dial(context.Background(), parsed, nbdclient.Options{})
+	// A server's socket is there a moment before it listens.
+	for deadline := time.Now().Add(time.Second); errors.Is(err, unix.ECONNREFUSED) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		h, err = nbdclient.Dial(context.Background(), parsed, nbdclient.Options{})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +130,7 @@ func (c *client) run(from source) (*tally, error) {
 	c.tally.begin()
 	for {
 		more := c.gather()
-		if !c.pending() && len(c.free) == len(c.slots) {
+		if !c.pending() && len(c.free) == len(c.slots) && c.skip == 0 {
 			c.tally.end()
 			return &c.tally, nil
 		}

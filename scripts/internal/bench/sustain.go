@@ -122,7 +122,7 @@ func (l watchedLoad) run(c *config, p *process) (result, error) {
 	}
 	defer client.close()
 	client.tally.perSecond = l.seconds
-	t, err := client.run(l.source(c.diskBytes, 1<<62, c.sustain, 0))
+	t, err := client.run(l.source(c.diskBytes, 1<<62, c.sustain, 1)) // other places than before
 	if err != nil {
 		return result{}, err
 	}
