@@ -36,11 +36,25 @@ func Detach(driver Driver, index uint32) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("send what is unwritten: %w; --force gives it up", err), hold.Release())
 	}
+	if err := awaitLooks(hold); err != nil {
+		return errors.Join(err, hold.Release())
+	}
 	// Nobody can begin to use it in between.
 	if err := errors.Join(driver.Disconnect(index), hold.Release()); err != nil {
 		return err
 	}
 	return awaitGone(index)
+}
+
+// awaitLooks waits until nobody looks at the device, and lets nobody begin. Somebody who takes
+// his time is no failure: his reads fail then.
+func awaitLooks(hold *kernel.Hold) error {
+	for deadline := time.Now().Add(detachPatience); time.Now().Before(deadline); time.Sleep(busyPause) {
+		if alone, err := hold.LockOut(); err != nil || alone {
+			return err
+		}
+	}
+	return nil
 }
 
 // Force detaches a device whoever uses it. Requests that are under way fail, so that no

@@ -100,6 +100,21 @@ func Exclusive(index uint32) (*Hold, error) {
 // Sync sends what is still in the page cache to the server and makes it durable there.
 func (h *Hold) Sync() error { return h.file.Sync() }
 
+// LockOut keeps udev from looking at the device until Release, and reports whether nobody looks
+// now: false is worth another try. Whoever looks at a device or changes it holds a lock on it
+// (systemd's "Locking Block Device Access"); if the device went meanwhile, his reads would
+// fail.
+func (h *Hold) LockOut() (bool, error) {
+	err := unix.Flock(int(h.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EINTR):
+		return false, nil
+	}
+	return false, fmt.Errorf("lock %s: %w", h.file.Name(), err)
+}
+
 // Release gives the device back.
 func (h *Hold) Release() error { return h.file.Close() }
 

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestIndex(t *testing.T) {
@@ -54,5 +56,38 @@ func TestLook(t *testing.T) {
 	put("nbd3/size", "x")
 	if _, err := lookBelow(root, 3); err == nil {
 		t.Error("a size that is none is believed")
+	}
+}
+
+// TestLockOut: whoever looks at a device locks it, as udev does; until he is through, and not
+// longer, it can't be locked for this process alone.
+func TestLockOut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "device")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *os.File {
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { file.Close() })
+		return file
+	}
+	hold, looker := &Hold{open()}, open()
+	if err := unix.Flock(int(looker.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	if alone, err := hold.LockOut(); alone || err != nil {
+		t.Errorf("while somebody looks: %v, %v", alone, err)
+	}
+	if err := looker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if alone, err := hold.LockOut(); !alone || err != nil {
+		t.Errorf("when nobody looks: %v, %v", alone, err)
+	}
+	if err := unix.Flock(int(open().Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
+		t.Error("somebody begins to look at a device that is locked")
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"jnbd/testtool"
 )
 
-// TestContainer builds what the Containerfile says, by hand: there is no engine here. Its
+// TestContainer builds what the Containerfile says, by hand, where there may be no engine. Its
 // files must be in the release, and the program must run where nothing else is.
 func TestContainer(t *testing.T) {
 	testtool.Need(t, "tar", "unshare")

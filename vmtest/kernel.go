@@ -1,12 +1,9 @@
 package vmtest
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -54,32 +51,8 @@ func fetchKernel(ctx context.Context, cache string) (Kernel, error) {
 	if err != nil {
 		return Kernel{}, err
 	}
-	dir := filepath.Join(cache, name+"_"+version)
-	if kernel, err := openKernel(dir); err == nil {
-		return kernel, nil
-	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return Kernel{}, err
-	}
-	// Unpacked beside its place and renamed, so that a directory with the right name is
-	// whole, also when two test runs do this at once.
-	work, err := os.MkdirTemp(cache, "unpack-")
+	dir, err := fetchPackage(ctx, cache, name, version)
 	if err != nil {
-		return Kernel{}, err
-	}
-	defer os.RemoveAll(work)
-	if _, err := output(ctx, work, "apt-get", "download", name+"="+version); err != nil {
-		return Kernel{}, err
-	}
-	packages, err := filepath.Glob(filepath.Join(work, "*.deb"))
-	if err != nil || len(packages) != 1 {
-		return Kernel{}, fmt.Errorf("download %s: got %d files, want one", name, len(packages))
-	}
-	tree := filepath.Join(work, "tree")
-	if _, err := output(ctx, work, "dpkg-deb", "-x", packages[0], tree); err != nil {
-		return Kernel{}, err
-	}
-	if err := os.Rename(tree, dir); err != nil && !errors.Is(err, os.ErrExist) {
 		return Kernel{}, err
 	}
 	return openKernel(dir)
@@ -95,26 +68,8 @@ func currentKernel(ctx context.Context) (name, version string, err error) {
 	if !ok {
 		return "", "", fmt.Errorf("apt-cache depends %s names no kernel", kernelPackage)
 	}
-	shown, err := output(ctx, "", "apt-cache", "show", "--no-all-versions", name)
-	if err != nil {
-		return "", "", err
-	}
-	version, ok = field(shown, "Version: ", "")
-	if !ok {
-		return "", "", fmt.Errorf("apt-cache show %s names no version", name)
-	}
-	return name, version, nil
-}
-
-// field finds the first line of text that begins with prefix, blanks aside, and returns
-// the rest of the line behind keep.
-func field(text, prefix, keep string) (string, bool) {
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
-			return keep + rest, true
-		}
-	}
-	return "", false
+	version, err = currentVersion(ctx, name)
+	return name, version, err
 }
 
 // newestCached returns the kernel that was put into the cache last.
@@ -157,17 +112,4 @@ func openKernel(dir string) (Kernel, error) {
 		}
 	}
 	return Kernel{}, fmt.Errorf("%s: no boot/vmlinuz-RELEASE with lib/modules/RELEASE beside it", dir)
-}
-
-// output runs a program in dir and returns its standard output. The error holds what the
-// program said.
-func output(ctx context.Context, dir, program string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Dir = dir
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return stdout.String(), nil
 }
