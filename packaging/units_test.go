@@ -119,8 +119,8 @@ func TestUnitServes(t *testing.T) {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
 	cmd.Cancel = func() error { return cmd.Process.Kill() }
-	var log strings.Builder
-	cmd.Stderr = &log
+	var log, printed strings.Builder
+	cmd.Stderr, cmd.Stdout = &log, &printed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +151,11 @@ func TestUnitServes(t *testing.T) {
 	}
 	if open.Mode().Perm()&0o060 == 0 {
 		t.Errorf("the socket has mode %o: its group, and so jnbd-attach@, can't connect", open.Mode().Perm())
+	}
+	// What jnbd-attach@ is shipped with attaches this very disk.
+	attached := strings.ReplaceAll(string(read(t, filepath.Join(root, "etc/jnbd/attach/example.conf"))), "/run/jnbd/example", dir)
+	if uri := strings.TrimSpace(printed.String()); !strings.Contains(attached, "\nURI="+uri+"\n") {
+		t.Errorf("it serves %q, which is not what the attachment as shipped takes:\n%s", uri, attached)
 	}
 	if info, err := os.Stat(filepath.Join(dir, "example.img")); err != nil || info.Size() != 1<<30 {
 		t.Errorf("the disk of the shipped configuration: %v, %v", info, err)

@@ -32,6 +32,7 @@ type Config struct {
 	CPUs        int           // 0 means 2
 	Recorded    *RecordedDisk // if not nil, /dev/vda; the others follow it
 	Disks       []string      // raw image files: /dev/vda, /dev/vdb, …
+	Root        string        // device with the root of a whole system that runs this package's guest; "" for the guest alone
 	Network     bool          // with a card; the guest's 10.0.2.2 is the host's 127.0.0.1
 	Deadline    time.Duration // the machine's whole life; 0 means 2 minutes. Then it is killed.
 }
@@ -117,7 +118,7 @@ func (c Config) arguments() []string {
 		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", c.Kernel.Image,
 		"-initrd", c.Initramfs,
-		"-append", "console=ttyS0 quiet panic=-1",
+		"-append", c.kernelLine(),
 		"-serial", "stdio", // the console
 		"-chardev", "socket,id=steps,fd=3", // the socket of talk
 		"-serial", "chardev:steps",
@@ -136,6 +137,15 @@ func (c Config) arguments() []string {
 			"-device", "virtio-net-pci,netdev=net0,romfile=") // no boot from the network
 	}
 	return args
+}
+
+// kernelLine is the kernel's command line.
+func (c Config) kernelLine() string {
+	line := "console=ttyS0 quiet panic=-1"
+	if c.Root != "" {
+		line += " " + step.RootOption + c.Root + " systemd.mask=serial-getty@ttyS0.service"
+	}
+	return line
 }
 
 // quoted is a path as a value of one of QEMU's options: a comma would end it, unless doubled.
@@ -175,16 +185,26 @@ func (m *Machine) Run(ctx context.Context, args ...string) (string, error) {
 
 // Quit ends the machine from inside and returns an error unless init printed its END.
 func (m *Machine) Quit(ctx context.Context) error {
+	// The reset may overtake the last answer, so an error counts only where the machine goes on.
 	_, quitErr := m.talk.do(ctx, step.Step{Do: step.Quit}, nil)
+	if err := m.Await(ctx); err != nil {
+		return errors.Join(err, quitErr)
+	}
+	return nil
+}
+
+// Await waits until a machine ends that was told to, and returns an error unless init printed its
+// END.
+func (m *Machine) Await(ctx context.Context) error {
 	select {
 	case <-m.gone:
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("end the machine: %w", context.Cause(ctx)), quitErr, m.Kill())
+		return errors.Join(fmt.Errorf("end of the machine: %w", context.Cause(ctx)), m.Kill())
 	}
 	if ended, _ := m.console.verdict(); !ended {
-		return fmt.Errorf("end the machine: %w", m.obituary())
+		return fmt.Errorf("end of the machine: %w", m.obituary())
 	}
-	return nil // the reset may have overtaken the last answer, so quitErr says nothing
+	return nil
 }
 
 // Kill ends the machine from outside, as if its plug were pulled; on a machine that is

@@ -111,6 +111,8 @@ const lost = `block nbd\d+: (Connection timed out|Receive (control|data) failed|
 	`Send (control|data|disconnect) failed|Request send failed|shutting down sockets|reconnected socket|` +
 	`not configured, cannot reconfigure)`
 
+var lostLine = regexp.MustCompile(lost)
+
 // suspicious are the words of what the kernel says when data may be lost.
 var suspicious = regexp.MustCompile(`nbd|EXT4|JBD2|I/O|Buffer|Aborting|blocked for more`)
 

@@ -8,9 +8,13 @@
 //     a goroutine of its own (serve.go, steps.go).
 //  5. The step Quit prints END on the console and resets the machine. Whatever else ends
 //     the machine leaves END out, and the host takes that for a failure.
+//
+// When the kernel's command line names a root (Config.Root), init hands over to the system there
+// after 2, and that system has this program run as a service (system.go).
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -22,6 +26,10 @@ import (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == step.UseMemory {
 		fillMemory() // a process of its own, which useMemory has started
+		return
+	}
+	if os.Getpid() != 1 {
+		beService()
 		return
 	}
 	if err := run(); err != nil {
@@ -37,6 +45,9 @@ func run() error {
 	}
 	if err := loadModules("/modules"); err != nil {
 		return err
+	}
+	if root, err := namedRoot(); err != nil || root != "" {
+		return errors.Join(err, handOver(root))
 	}
 	if err := startNetwork(); err != nil {
 		return err

@@ -40,6 +40,10 @@ const (
 	Fail  = "FAIL"  // init can't go on; the rest of the line says why
 )
 
+// RootOption begins the word of the kernel's command line that names the device with the root of a
+// whole system, which init hands the machine over to.
+const RootOption = "jnbd.root="
+
 // What a Step can ask for.
 const (
 	Run         = "run"          // runs Args to its end; Answer.Out, Answer.Code
