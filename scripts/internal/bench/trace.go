@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -111,10 +112,21 @@ func readRequest(line string, number int) (r request, err error) {
 	return r, nil
 }
 
+// playIfRecorded is runRace, and says so where no trace was recorded yet: a whole run must not end
+// there.
+func playIfRecorded(c *config, w *workload) error {
+	if _, err := os.Stat(c.trace); errors.Is(err, fs.ErrNotExist) {
+		c.report.say("\n## %s\n\nNot measured: there is no %s; scripts/trace records it.", w.name, c.trace)
+		return nil
+	}
+	return runRace(c, w)
+}
+
 // traced is the trace on a fast disk and on a slow one.
 func traced() []workload {
 	on := func(name, about string, slow bool, ours ...server) workload {
 		w := against(name, about, 1.2, traceLoad{}, ours...)
+		w.run = playIfRecorded
 		w.race.image, w.race.slow = traceImage, slow
 		if slow {
 			// nbd-server writes zeros block by block: mkfs alone takes it half a minute here.
