@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"time"
@@ -46,6 +47,9 @@ func (d *Disk) checkpointLoop() {
 		case <-d.stopped:
 			return
 		case <-d.kick:
+			if d.HostFull() != nil {
+				continue // the next tick tries again
+			}
 		case <-tick.C:
 			idle = time.Since(time.Unix(0, d.lastChange.Load())) >= idleAfter
 		}
@@ -54,7 +58,11 @@ func (d *Disk) checkpointLoop() {
 		}
 		must := d.starving.Swap(false) || idle
 		for running := d.fill() >= checkpointFrom; must || running; running = d.fill() > checkpointTo {
-			moved, err := d.checkpointBatch(d.batchBytes)
+			moved, err := d.checkpointBatch(d.step())
+			if errors.Is(err, ErrHostFull) {
+				d.starving.Store(true) // the next tick tries again, however full the log is
+				break
+			}
 			if err != nil {
 				return // poisoned: told to every caller, nothing left to do here
 			}
@@ -66,7 +74,17 @@ func (d *Disk) checkpointLoop() {
 	}
 }
 
+// step is how much of the log a batch should free. As long as the host is full it is the least
+// there is: it costs little to fail with, and fits soonest.
+func (d *Disk) step() int64 {
+	if d.HostFull() != nil {
+		return d.opened.SegmentBytes
+	}
+	return d.batchBytes
+}
+
 // Checkpoint brings home everything that was changed before the call, unless ctx ends first.
+// ErrHostFull: some of it is still in the log.
 // progress, if not nil, gets bytes of log done and in all.
 func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64)) error {
 	d.appendMu.Lock()
@@ -116,7 +134,7 @@ func (d *Disk) nextStep(step int64, took time.Duration) int64 {
 }
 
 // checkpointBatch moves the tail by about most bytes; moved is false when all is home. An
-// error has poisoned the disk.
+// error other than ErrHostFull has poisoned the disk.
 func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
@@ -134,7 +152,12 @@ func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
 	}
 	d.movingTo.Store(tail)
 	defer d.movingTo.Store(0)
-	if err := d.moveTail(tail); err != nil {
+	err = d.moveTail(tail)
+	if errors.Is(err, ErrHostFull) {
+		d.hostIsFull(err)
+		return false, fmt.Errorf("checkpoint to log position %d: %w", tail, err)
+	}
+	if err != nil {
 		return false, d.poisonWith(fmt.Errorf("checkpoint to log position %d: %w", tail, err))
 	}
 	if err := d.tidy(); err != nil {
@@ -142,6 +165,7 @@ func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
 	}
 	d.pace.drained(tail-old, time.Since(began))
 	d.counters.checkpoints.Add(1)
+	d.hostHasRoom()
 	d.space.send()
 	return true, nil
 }
@@ -174,16 +198,21 @@ func (d *Disk) moveTail(tail int64) error {
 		return err
 	}
 	stolen, err := d.bringHome(tail)
+	if refusedSpace(err) { // what it wrote is still the log's, and nobody reads it at home
+		d.unbusy(stolen)
+		return asHostFull(err)
+	}
 	if err != nil {
 		return err
 	}
 	if err := d.home.Flush(); err != nil {
 		return fmt.Errorf("flush the backing: %w", err)
 	}
-	d.overlay.forget(tail, d.homeIsBase())
-	for _, r := range stolen {
-		d.once.state.Unbusy(r.Start, r.N)
+	if d.once != nil {
+		d.once.unsaved = true
 	}
+	d.overlay.forget(tail, d.homeIsBase())
+	d.unbusy(stolen)
 	d.gate.wait()
 	if d.poison.Load() != nil {
 		return d.poisoned() // something failed meanwhile: nothing durable advances (I9)
@@ -202,6 +231,13 @@ func (d *Disk) moveTail(tail int64) error {
 	}
 	d.log.Free(tail)
 	return nil
+}
+
+// unbusy gives back the homes that bringHome took from direct writes.
+func (d *Disk) unbusy(stolen []ordered.Run) {
+	for _, r := range stolen {
+		d.once.state.Unbusy(r.Start, r.N)
+	}
 }
 
 // saveTail is step 5. The fingerprint goes with the tail: what the sampled blocks hold once
@@ -225,6 +261,7 @@ func (d *Disk) saveTail(start wal.Start) error {
 	d.superDurable.Store(sb.DurableUpTo)
 	if d.once != nil {
 		d.once.generation = sb.StateGeneration
+		d.once.unsaved = false
 		d.once.state.Committed(sb.StateGeneration)
 	}
 	return nil
@@ -266,7 +303,7 @@ func (d *Disk) saveBases() error {
 	}
 	generation := d.once.generation + 1
 	if err := d.once.state.Save(d.once.store, generation); err != nil {
-		return err
+		return asHostFull(err) // a save that was refused can be made again
 	}
 	if _, err := d.log.Flush(); err != nil {
 		return fmt.Errorf("flush the log: %w", err)

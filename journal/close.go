@@ -18,7 +18,7 @@ import (
 // Neither closes the devices; who opened them does.
 
 // Close ends the disk: changes are refused from now on, background work has ended on return.
-// What was changed before is durable if it returns nil, or an error of ctx alone.
+// What was changed before is durable if it returns nil, or an error of ctx alone, or ErrHostFull.
 func (d *Disk) Close(ctx context.Context) error { return d.end(ctx, jsuper.Clean, nil) }
 
 // Finish is Close that leaves a plain raw image. An error leaves a disk that can be opened

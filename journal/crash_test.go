@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"jnbd/disk/crashdisk"
 	"jnbd/jsuper"
@@ -316,6 +317,9 @@ func sameState(c *client, at int, barriers map[int]bool) bool {
 // TestErrorAtEveryOperation is P9: each operation of a run fails once, with the caches doing
 // what kernels do then. The failure must be told, nothing may be acknowledged as durable after
 // it, what is read is right or an error, and a restart finds what was acknowledged.
+//
+// Where it is a write that a full host refuses, to a home, a spare slot or the stored state, no
+// client notices anything (hostfull.go).
 func TestErrorAtEveryOperation(t *testing.T) {
 	for _, fault := range []crashdisk.FlushFault{crashdisk.KeepPages, crashdisk.EvictPages} {
 		for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
@@ -323,19 +327,26 @@ func TestErrorAtEveryOperation(t *testing.T) {
 				if s.clients > 1 || s.most > 64<<10 {
 					continue // one client on the small layouts; the mode is what matters
 				}
-				if cause == syscall.ENOSPC && s.mode == jsuper.Data {
-					continue // the engine makes no difference between them; one mode is enough
-				}
 				t.Run(fmt.Sprintf("%s-%v-%d", s, cause, fault), func(t *testing.T) {
 					t.Parallel()
 					base := formatted(t, s.layout)
 					all := workload(uint64(seed+21), s.clients, s.disk, s.most, s.requests)
 					failures := 0
-					for k := 1; s.failAt(t, base, all, k, cause, fault); k++ {
-						failures++
+					refused := 0
+					for k, more := 1, true; more; k++ {
+						synctest.Test(t, func(t *testing.T) { // who waits for a full host waits for ticks
+							var told bool
+							more, told = s.failAt(t, base, all, k, cause, fault)
+							if more {
+								failures++
+							}
+							if more && !told {
+								refused++
+							}
+						})
 					}
-					if failures < 100 {
-						t.Errorf("only %d operations to fail", failures)
+					if failures < 100 || cause == syscall.ENOSPC && refused < 20 {
+						t.Errorf("only %d operations to fail, and %d for a full host to refuse", failures, refused)
 					}
 				})
 			}
@@ -343,8 +354,9 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	}
 }
 
-// failAt runs the workload with operation k failing. It reports whether there was one.
-func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int, cause error, fault crashdisk.FlushFault) bool {
+// failAt runs the workload with operation k failing. It reports whether there was one, and
+// whether that is an error that must be told.
+func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int, cause error, fault crashdisk.FlushFault) (failed, told bool) {
 	t.Helper()
 	reset(all)
 	g := base.KillImage()
@@ -358,6 +370,10 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 		if err == nil {
 			err = d.Checkpoint(context.Background(), nil)
 		}
+		if refusedAt(d, g, k, cause) {
+			s.checkRefused(t, d, g, all, err, what())
+			return true, false
+		}
 		if err == nil {
 			err = d.Close(context.Background())
 		} else {
@@ -368,7 +384,10 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 		if err != nil {
 			t.Fatalf("%s: but it never happened, and yet: %v", what(), err)
 		}
-		return false
+		return false, false
+	}
+	if d != nil && refusedAt(d, g, k, cause) {
+		return true, false // it was close's; the disk is as after a kill
 	}
 	if err == nil {
 		t.Fatalf("%s: and nobody said so", what())
@@ -391,7 +410,60 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 		}
 		done(p)
 	}
-	return true
+	return true, true
+}
+
+// refusedAt reports whether operation k was a write that a full host may refuse without harm:
+// not one of the log or the superblock, which have their space.
+func refusedAt(d *Disk, g *crashdisk.Group, k int, cause error) bool {
+	if !g.Failed() || cause != syscall.ENOSPC {
+		return false
+	}
+	name, kind, off, _ := g.Op(k)
+	if kind == "flush" {
+		return false
+	}
+	sb := &d.opened
+	if name == "backing" && off < sb.DiskBytes {
+		return true
+	}
+	return sb.StateOffset != 0 && off >= sb.StateOffset && off < sb.SpareOffset+sb.SpareBytes
+}
+
+// checkRefused: after a write that a full host refused everything is as it should be. err is the
+// last checkpoint's, which alone may have failed with it.
+func (s suite) checkRefused(t *testing.T, d *Disk, g *crashdisk.Group, all []*client, err error, what string) {
+	t.Helper()
+	if err != nil && !errors.Is(err, ErrHostFull) {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if _, err := checkPrefix(all, mustRead(t, d), false); err != nil {
+		t.Fatalf("%s: served: %v", what, err)
+	}
+	for image := range int64(3) {
+		after := g.Image(image)
+		d, p, err := recovered(s.layout, after, wal.CutPrefix)
+		if err != nil {
+			t.Fatalf("%s: restart, image %d: %v", what, image, err)
+		}
+		if _, err := checkPrefix(all, p, image != 0); err != nil {
+			t.Fatalf("%s: restart, image %d: %v", what, image, err)
+		}
+		s.checkRaw(t, d, after, p)
+		done(p)
+	}
+	want := mustRead(t, d)
+	s.checkRaw(t, d, g, want)
+}
+
+// mustRead is all that the disk reads as.
+func mustRead(t *testing.T, d *Disk) []byte {
+	t.Helper()
+	p, err := content(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // checkKept recovers a machine that must read as want.

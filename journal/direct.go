@@ -12,7 +12,8 @@ import (
 //
 //  1. Its whole blocks get destinations: their homes where those are empty and nothing
 //     logged waits for them, else spare slots. If there is no room, the log takes it all.
-//  2. The bytes are written there, outside of every lock; nothing refers to them yet.
+//  2. The bytes are written there, outside of every lock; nothing refers to them yet. If the
+//     host has no space for them, the log takes it all, and the homes are as empty as before.
 //  3. One append of MAP records, each with the checksum of what it speaks of, gives the
 //     write its place in the order; pieces of blocks at its edges go along as DATA.
 //  4. Under the locks of the append the destinations become the blocks' bases.
@@ -47,7 +48,7 @@ func (d *Disk) writeDirect(p []byte, off int64, admit func() bool) (handled bool
 		part := p[t.Block*blockBytes-off:][:t.N*blockBytes]
 		if err := d.writeTarget(part, t.Home, t.Block, t.Slot); err != nil {
 			res.Abort()
-			if errors.Is(err, errNoRoom) {
+			if refusedSpace(err) {
 				return false, nil
 			}
 			return true, d.poisonWith(err)

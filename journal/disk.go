@@ -18,6 +18,7 @@
 //	backing.go     whether the backing is as this journal left it
 //	close.go       the ways to end
 //	poison.go      the first failed write or flush
+//	hostfull.go    a host that has no more space
 //
 // What is assumed of devices stands in package disk; what is stored, in the FORMAT.md of
 // this package, of wal and of jsuper.
@@ -57,6 +58,7 @@ type Disk struct {
 	recovery   Recovery
 	onPoison   func(error)
 	onFlush    func(time.Duration)
+	onHostFull func(error)
 	maxPayload int   // of one record
 	maxRequest int64 // of one request, and of one append
 	logRoom    int64 // log bytes that clients may fill
@@ -79,11 +81,12 @@ type Disk struct {
 
 	// The checkpointer's.
 	checkpointMu sync.Mutex
-	super        jsuper.Superblock // guarded by checkpointMu; what was last saved
-	homeBuf      []byte            // guarded by checkpointMu; nil until the first batch
-	space        *broadcast        // log space was freed, or waiting for it is in vain
-	kick         chan struct{}     // capacity 1
-	starving     atomic.Bool       // somebody waits for space, however full the log is
+	super        jsuper.Superblock     // guarded by checkpointMu; what was last saved
+	homeBuf      []byte                // guarded by checkpointMu; nil until the first batch
+	space        *broadcast            // log space was freed, or waiting for it is in vain
+	kick         chan struct{}         // capacity 1
+	starving     atomic.Bool           // somebody waits for space, however full the log is
+	hostFull     atomic.Pointer[error] // why the last checkpoint stopped, if it may go on
 
 	// Recovery's, of no use afterwards.
 	touched  overlay  // ranges whose bases the log's records changed

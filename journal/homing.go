@@ -42,7 +42,7 @@ func (d *Disk) homeIdle() error {
 	for !changed() {
 		began := time.Now()
 		moved, err := d.homeBatch(idleBatch, changed)
-		if errors.Is(err, wal.ErrFull) || err == nil && moved == 0 {
+		if errors.Is(err, wal.ErrFull) || errors.Is(err, ErrHostFull) || err == nil && moved == 0 {
 			return nil
 		}
 		if err != nil {
@@ -69,7 +69,7 @@ func (d *Disk) homeBatch(most int64, stop func() bool) (moved int64, err error) 
 		return 0, d.poisoned()
 	}
 	moved, err = d.homeRuns(most, stop)
-	if err != nil && !errors.Is(err, wal.ErrFull) {
+	if err != nil && !errors.Is(err, wal.ErrFull) && !errors.Is(err, ErrHostFull) {
 		err = d.poisonWith(fmt.Errorf("bring displaced blocks home: %w", err))
 	}
 	return moved, err
@@ -100,7 +100,7 @@ func (d *Disk) homeRuns(most int64, stop func() bool) (moved int64, err error) {
 			return 0, fmt.Errorf("spare slot %d: %w", p.Slot, err)
 		}
 		if _, err := d.home.WriteAt(b, e.off); err != nil {
-			return 0, err
+			return 0, asHostFull(err)
 		}
 		moved += e.end - e.off
 	}
@@ -203,7 +203,11 @@ func (d *Disk) clearAbsent() error {
 		runs := d.once.state.AbsentRuns(from, walkChunk)
 		for _, r := range runs {
 			off := r.Start * blockBytes
-			if err := disk.Zero(d.home, off, min(r.N*blockBytes, d.size-off), true); err != nil {
+			err := disk.Zero(d.home, off, min(r.N*blockBytes, d.size-off), true)
+			if refusedSpace(err) {
+				return asHostFull(err)
+			}
+			if err != nil {
 				return d.poisonWith(fmt.Errorf("clear %d absent blocks at %d: %w", r.N, off, err))
 			}
 			from = r.Start + r.N

@@ -34,6 +34,7 @@ type once struct {
 	together bool           // one flush covers log, spare and homes
 
 	generation uint64      // guarded by checkpointMu; of the stored state in the superblock
+	unsaved    bool        // guarded by checkpointMu; a checkpoint has changed bases, and no superblock tells it yet
 	homeDirty  atomic.Bool // a home was written in place since the last flush of the backing began
 
 	// fresh are the ranges that were written once since the last flush, with the positions
@@ -197,8 +198,14 @@ func (d *Disk) flushHomes() error {
 // reclaim makes places usable again that durable changes gave up. With giveBack the host gets
 // the space of spare slots among them; under load they are kept, because the next overwrite
 // would have to allocate them again. The caller holds checkpointMu.
+//
+// It does nothing as long as a checkpoint waits for the host to store the bases it has changed:
+// the superblock still names the slots that these gave up.
 func (d *Disk) reclaim(giveBack bool) error {
 	o := d.once
+	if o.unsaved {
+		return nil
+	}
 	recorded := d.recordedUpTo()
 	o.fresh.forget(d.log.Stats().DurableUpTo, nil)
 	if !o.state.Quarantined(recorded) {

@@ -60,6 +60,9 @@ type Options struct {
 	// OnPoison is called once, from the goroutine that met the failure, when the disk stops
 	// accepting writes (P9).
 	OnPoison func(error)
+	// OnHostFull is called when a checkpoint stops because the host has no space for it, with
+	// the cause, and with nil when one has ended well again. It must not block.
+	OnHostFull func(error)
 	// OnFlush is told after each flush of the log that has succeeded how long the devices
 	// took for it. It is called from whoever leads the flush, and must not block.
 	OnFlush func(took time.Duration)

@@ -129,10 +129,13 @@ func (p *player) step(st *step) error {
 		}
 		return err
 	case "checkpoint":
-		return p.d.Checkpoint(context.Background(), nil)
+		return unlessFull(p.d.Checkpoint(context.Background(), nil))
 	case "batch":
 		_, err := p.d.checkpointBatch(p.d.batchBytes)
-		return err
+		return unlessFull(err)
+	case "full", "full-state":
+		p.refuse(st.count, st.what == "full")
+		return nil
 	case "tick":
 		time.Sleep(idleCheck)
 		return p.d.Err()
@@ -145,6 +148,38 @@ func (p *player) step(st *step) error {
 		return p.reboot(int64(st.count))
 	}
 	return p.end(st.what == "finish")
+}
+
+// refuse makes the host refuse that many writes of the stored state, or of all that may be refused.
+func (p *player) refuse(count int, all bool) {
+	sb := p.d.opened
+	var places [2]struct{ from, to int64 } // of journal and backing, which may be one
+	if sb.StateOffset != 0 {
+		places[0].from, places[0].to = sb.StateOffset, sb.SpareOffset
+	}
+	if all {
+		places[1].to = sb.DiskBytes
+		places[0].to = max(places[0].to, sb.SpareOffset+sb.SpareBytes)
+	}
+	parts := p.s.parts(p.g)
+	in := func(i int) func(off, n int64) bool {
+		return func(off, n int64) bool { return off >= places[i].from && off+n <= places[i].to }
+	}
+	inState, inHomes := in(0), in(1)
+	if parts.Backing == parts.Journal {
+		p.g.Lookup("backing").Refuse(count, func(off, n int64) bool { return inState(off, n) || inHomes(off, n) })
+		return
+	}
+	p.g.Lookup("journal").Refuse(count, inState)
+	p.g.Lookup("backing").Refuse(count, inHomes)
+}
+
+// unlessFull is err, if it is not that the host was full: what it refused was promised to nobody.
+func unlessFull(err error) error {
+	if errors.Is(err, ErrHostFull) {
+		return nil
+	}
+	return err
 }
 
 // request is a change.
@@ -200,6 +235,7 @@ func (p *player) reboot(image int64) error {
 
 // end stops the disk in order, looks at what that left, and opens it again.
 func (p *player) end(finish bool) error {
+	p.refuse(0, true)
 	stop := p.d.Close
 	if finish {
 		stop = func(ctx context.Context) error { return p.d.Finish(ctx, nil) }

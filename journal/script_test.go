@@ -22,6 +22,8 @@ import (
 //	batch                                        one batch of it
 //	tick                                         the checkpointer looks after what is free
 //	idle                                         long enough for homing
+//	full 3                                       the host has no space for 3 writes of homes, spare or state
+//	full-state 3                                 for 3 of the stored state
 //	restart                                      the process dies and comes back
 //	lose 3                                       the power goes now, image 3 is what is left
 //	close                                        in order, and opened again
@@ -46,7 +48,7 @@ type step struct {
 	off   int64
 	n     int64
 	seed  uint64
-	count int // of churn, and the image of lose
+	count int // of churn and of what is refused, and the image of lose
 	fua   bool
 	keep  bool
 }
@@ -56,7 +58,7 @@ const scriptLog = logStart + 512<<10
 
 // words are the steps, and how many numbers each takes.
 var words = map[string]int{
-	"write": 2, "zero": 2, "trim": 2, "churn": 3, "lose": 1,
+	"write": 2, "zero": 2, "trim": 2, "churn": 3, "lose": 1, "full": 1, "full-state": 1,
 	"flush": 0, "checkpoint": 0, "batch": 0, "tick": 0, "idle": 0, "restart": 0, "close": 0, "finish": 0,
 }
 
@@ -97,7 +99,7 @@ func (s *script) parseLine(fields []string) error {
 	}
 	var err error
 	switch args := fields[1 : 1+takes]; st.what {
-	case "lose":
+	case "lose", "full", "full-state":
 		err = numbers(args, &st.count)
 	case "churn":
 		err = numbers(args[2:], &st.count)

@@ -6,8 +6,6 @@ import (
 	"math/bits"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"jnbd/disk"
 	"jnbd/jsuper"
 	"jnbd/ordered"
@@ -37,9 +35,6 @@ const (
 	// shortRun is the longest run that goes through the page cache.
 	shortRun = bulkBytes / blockBytes
 )
-
-// errNoRoom is "the host has no space for this slot".
-var errNoRoom = errors.New("the host has no space for spare slots")
 
 // slots is the spare area as it is written.
 type slots struct {
@@ -72,7 +67,7 @@ func (s *slots) keepApart(state *ordered.State) {
 	state.KeepApart(s.upTo/blockBytes, shortRun)
 }
 
-// write writes p to the slots from slot on. errNoRoom: nothing was written.
+// write writes p to the slots from slot on. After an error any of it may have been written.
 func (s *slots) write(p []byte, slot int64) error {
 	off, n := slot*blockBytes, int64(len(p))
 	if err := s.takeSpace(off, n); err != nil {
@@ -106,12 +101,8 @@ func (s *slots) takeSpace(off, n int64) error {
 		}
 		from := at * s.step
 		err := disk.Allocate(s.dev, from, min(s.step, s.dev.Size()-from))
-		if errors.Is(err, unix.ENOSPC) { // a whole step is more than is needed
-			err = disk.Allocate(s.dev, off, n)
-			if errors.Is(err, unix.ENOSPC) {
-				return fmt.Errorf("%w: %w", errNoRoom, err)
-			}
-			return ignoreUnsupported(err)
+		if refusedSpace(err) { // a whole step is more than is needed
+			return ignoreUnsupported(disk.Allocate(s.dev, off, n))
 		}
 		if err := ignoreUnsupported(err); err != nil {
 			return err

@@ -48,6 +48,7 @@ type Stats struct {
 	Flushes      uint64 // of the log
 	Checkpoints  uint64 // batches
 	Poisoned     error
+	HostFull     error // why the last checkpoint stopped, if the host had no space for it
 
 	// OldestChange is when the oldest change was made that a checkpoint has not brought home,
 	// to about a second; zero if there is none. What recovery found counts from Open.
@@ -149,7 +150,7 @@ func (d *Disk) Stats() Stats {
 		s.StateBytes += d.once.store.bytes.Load()
 	}
 	s.Checkpoints = d.counters.checkpoints.Load()
-	s.Poisoned = d.Err()
+	s.Poisoned, s.HostFull = d.Err(), d.HostFull()
 	return s
 }
 

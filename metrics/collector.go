@@ -69,6 +69,8 @@ func metrics() []metric {
 
 		ofDisk(gauge, "jnbd_poisoned", "1 if the disk takes no changes any more, because a write or flush of journal or backing has failed; only a restart helps.",
 			func(d *Disk) float64 { return truth(d.Poisoned != "") }),
+		ofDisk(gauge, "jnbd_host_full", "1 if nothing goes home from the log, because the host has no space; writers wait once the log is full.",
+			func(d *Disk) float64 { return truth(d.HostFull != "") }),
 		ofDisk(gauge, "jnbd_disk_size_bytes", "Size of the disk.",
 			func(d *Disk) float64 { return float64(d.SizeBytes) }),
 		ofDisk(gauge, "jnbd_connections", "Connections that are attached to the export.",

@@ -152,6 +152,9 @@ func (s *DiskSource) state(now time.Time, clients *nbd.ExportStats) Disk {
 	if st.Poisoned != nil {
 		d.Poisoned = st.Poisoned.Error()
 	}
+	if st.HostFull != nil {
+		d.HostFull = st.HostFull.Error()
+	}
 	if !st.BarrierTime.IsZero() {
 		t := st.BarrierTime.UTC()
 		d.Log.BarrierTime = &t

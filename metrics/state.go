@@ -31,6 +31,9 @@ type Disk struct {
 	SizeBytes int64  `json:"size_bytes"`
 	Poisoned  string `json:"poisoned"` // why the disk takes no changes any more; empty if it does
 
+	// HostFull is why nothing goes home from the log, when the host has no space; else empty.
+	HostFull string `json:"host_full"`
+
 	Log   Log   `json:"log"`
 	Spare Spare `json:"spare"`
 	Bytes Bytes `json:"bytes"`

@@ -195,6 +195,13 @@ func (a *app) openEngine(e *export, budget memoryBudget, grow int64) (*journal.D
 		ReadOnly:       options.readOnly,
 		AcceptBacking:  options.acceptBacking,
 		OnFlush:        func(took time.Duration) { e.flush.Observe(took, 1) },
+		OnHostFull: func(cause error) {
+			if cause == nil {
+				log.Info().Msg("the host has room again: what the log holds goes home")
+				return
+			}
+			log.Warn().Err(cause).Msg("the host is full: writes go to the log, and wait once it is full, until there is room")
+		},
 		OnPoison: func(cause error) {
 			log.Error().Err(cause).Msg("disk is poisoned: writes and flushes fail until jnbd is restarted")
 		},
@@ -273,6 +280,8 @@ func (a *app) closeExports(exports []*export) error {
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			log.Warn().Dur("waited", checkpointTimeout).Msg("disk stopped before its log was home; the next start goes on with it, nothing is lost")
+		case errors.Is(err, journal.ErrHostFull):
+			log.Warn().Err(err).Msg("disk stopped before its log was home, because the host is full; the next start goes on with it, nothing is lost")
 		case err != nil:
 			failed = errors.Join(failed, e.store.explain(err))
 		case stats.DisplacedBytes > 0:

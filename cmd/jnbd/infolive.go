@@ -51,6 +51,9 @@ func liveFacts(d *metrics.Disk) []fact {
 	if d.Flush.Count > 0 {
 		facts = append(facts, fact{"log flush", latencyText(&d.Flush)})
 	}
+	if d.HostFull != "" {
+		facts = append(facts, fact{"waits for room", d.HostFull})
+	}
 	if d.Poisoned != "" {
 		facts = append(facts, fact{"poisoned", d.Poisoned + "; restart jnbd to recover"})
 	}

@@ -132,7 +132,8 @@ func (s *service) resizeExport(ctx context.Context, e *export, bytes int64) erro
 	disk, err := e.live.exchange(func() (*journal.Disk, error) {
 		short, cancel := context.WithTimeout(ctx, reopenTimeout)
 		defer cancel()
-		if err := e.disk.Close(short); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		err := e.disk.Close(short)
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, journal.ErrHostFull) {
 			return nil, err // poisoned: nothing but a restart helps
 		}
 		budget := splitMemory(s.options.memory.bytes, len(s.exports))

@@ -3,6 +3,7 @@ package crashdisk
 import (
 	"fmt"
 	"slices"
+	"syscall"
 
 	"jnbd/disk"
 )
@@ -22,6 +23,8 @@ type Disk struct {
 	effects   int       // changes that ever took effect; unflushed are the last of them
 	inFlight  []*change // called, and not returned
 	uncached  bool
+	refuse    int                     // so many writes yet of those that refused names
+	refused   func(off, n int64) bool // where the host has no space
 }
 
 var (
@@ -65,6 +68,23 @@ func (d *Disk) SetUncached(uncached bool) {
 	d.group.mu.Lock()
 	defer d.group.mu.Unlock()
 	d.uncached = uncached
+}
+
+// Refuse makes the next count writes and zeroings that where names fail with ENOSPC, as on a host
+// that is full: each leaves what a write that fails leaves. 0 takes that back.
+func (d *Disk) Refuse(count int, where func(off, n int64) bool) {
+	d.group.mu.Lock()
+	defer d.group.mu.Unlock()
+	d.refuse, d.refused = count, where
+}
+
+// refuseLocked is the failure of a write that is refused, else nil.
+func (d *Disk) refuseLocked(o op) error {
+	if o.kind == "flush" || d.refuse == 0 || !d.refused(o.off, o.n) {
+		return nil
+	}
+	d.refuse--
+	return fmt.Errorf("%s: %w", o, syscall.ENOSPC)
 }
 
 // Snapshot is a copy of all that reads see, crashed or not. It is not a read.

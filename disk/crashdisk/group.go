@@ -175,6 +175,15 @@ func (g *Group) OpInfo(k int) string {
 	return g.ops[k-1].String()
 }
 
+// Op says the same in parts: the disk's name, the kind (write, zero, flush) and the range. There
+// must have been an operation k.
+func (g *Group) Op(k int) (disk, kind string, off, n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o := g.ops[k-1]
+	return o.disk.name, o.kind, o.off, o.n
+}
+
 // OnOp sets a function that every operation calls between getting its number and having its
 // effect, without a lock, from the goroutine that performs it. nil takes it away.
 func (g *Group) OnOp(hook func(k int, operation string)) {
@@ -212,6 +221,9 @@ func (g *Group) begin(o op, mark func()) (k int, inject, err error) {
 	if cause := g.failOps[k]; cause != nil {
 		g.failed = true
 		inject = fmt.Errorf("%s: injected failure of operation %d: %w", o, k, cause)
+	}
+	if inject == nil {
+		inject = o.disk.refuseLocked(o)
 	}
 	return k, inject, nil
 }

@@ -52,6 +52,9 @@ func (v *View) Lines() []string {
 	if d.Poisoned != "" {
 		lines = append(lines, v.paint(red, clip("POISONED, restart jnbd to recover: "+d.Poisoned, width)), "")
 	}
+	if d.HostFull != "" {
+		lines = append(lines, v.paint(red, clip("THE HOST IS FULL, make room on it: "+d.HostFull, width)), "")
+	}
 	lines = append(lines, v.log(d, width)...)
 	lines = append(lines, "")
 	if d.Spare.SizeBytes > 0 {

@@ -165,6 +165,7 @@ function draw(st, old) {
   byId("about").textContent = [figures.sizeText(d.size_bytes), "mode " + d.mode, d.read_only ? "read-only" : "",
     "up " + figures.age((Date.parse(st.time) - Date.parse(st.started)) / 1000), st.version].filter(Boolean).join("  ·  ");
   if (d.poisoned) tell("poisoned", "bad", `This disk takes no changes any more: ${d.poisoned}. Restart jnbd to recover.`);
+  else if (d.host_full) tell("host full", "bad", `Writes wait once the log is full, until there is room: ${d.host_full}.`);
   else tell("healthy", "ok");
   ring.draw(byId("ring"), d.log);
   drawTiles(d, r, st);
