@@ -14,7 +14,13 @@ import (
 //     much moved. Silence uses its credit up in starvedAfter; a trickle does so too, because
 //     credit is earned at the rate that moves the whole loan in loanTime.
 //  3. Whoever waits for a buffer looks every starvedTick for clients that hold some of the
-//     same pool without credit, and closes them.
+//     same pool without credit. It warns them, and closes those that still have none at a
+//     look a tick later.
+//
+// The clock goes on while this process is stopped (SIGSTOP, a debugger, a host that is busy
+// elsewhere), and then a client seems silent that could do nothing. So nobody is closed on the
+// strength of one look: between the warning and the end this process has run for a tick, and
+// what such a client had sent meanwhile has been received.
 //
 // Nobody is closed for being slow while no other wants the memory.
 
@@ -33,16 +39,17 @@ const everyPool = -1
 
 // pace is the credit of a client for what it must send or take.
 type pace struct {
-	mu    sync.Mutex
-	due   time.Time // when the credit ends; zero while nothing depends on the client
-	bytes int       // of the whole loan
-	pool  int       // index of the pool it comes from, or everyPool
+	mu     sync.Mutex
+	due    time.Time // when the credit ends; zero while nothing depends on the client
+	bytes  int       // of the whole loan
+	pool   int       // index of the pool it comes from, or everyPool
+	warned bool      // a look found no credit, since there was last as much as can be
 }
 
 // begin starts to watch a loan: n bytes that the client must move, n > 0.
 func (p *pace) begin(pool, n int) {
 	p.mu.Lock()
-	p.due, p.bytes, p.pool = time.Now().Add(starvedAfter), n, pool
+	p.due, p.bytes, p.pool, p.warned = time.Now().Add(starvedAfter), n, pool, false
 	p.mu.Unlock()
 }
 
@@ -57,7 +64,7 @@ func (p *pace) moved(n int) {
 	earned := time.Duration(float64(n) / float64(p.bytes) * float64(loanTime))
 	p.due = p.due.Add(earned)
 	if most := time.Now().Add(starvedAfter); p.due.After(most) {
-		p.due = most
+		p.due, p.warned = most, false
 	}
 }
 
@@ -68,11 +75,20 @@ func (p *pace) end() {
 	p.mu.Unlock()
 }
 
-// overdue reports whether the client has used its credit up on a loan of a pool.
+// overdue is a look: it reports whether the client has used its credit up on a loan of a pool,
+// and has been warned. The first time it gets credit for one tick more.
 func (p *pace) overdue(pool int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.due.IsZero() && (p.pool == everyPool || p.pool == pool) && !time.Now().Before(p.due)
+	now := time.Now()
+	if p.due.IsZero() || p.pool != everyPool && p.pool != pool || now.Before(p.due) {
+		return false
+	}
+	if !p.warned {
+		p.due, p.warned = now.Add(starvedTick), true
+		return false
+	}
+	return true
 }
 
 // closeStalled closes the connections that hold memory of a pool and whose client has used

@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -63,6 +64,7 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 			delete(breakages, k)
 			if k == 45 {
 				g.awaitLog("Connection timed out")
+				longStop(t)
 				served.signal(syscall.SIGCONT)
 				continue
 			}
@@ -94,6 +96,19 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 	g.mustEnd(supervisor)
 	served.stop()
 	mustHoldRaw(t, disk, "/", want)
+}
+
+// longStop waits as long as JNBD_STOP_SECONDS says that a server should stay stopped, beyond the
+// timeouts that the kernel was seen to run into.
+func longStop(t *testing.T) {
+	t.Helper()
+	if text := os.Getenv("JNBD_STOP_SECONDS"); text != "" {
+		seconds, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("JNBD_STOP_SECONDS: %v", err)
+		}
+		time.Sleep(time.Duration(seconds) * time.Second)
+	}
 }
 
 // jnbdAttach attaches a device with jnbd attach, which stays, and returns its process id.

@@ -218,12 +218,19 @@ func TestOutOfFiles(t *testing.T) {
 	}
 }
 
+// stopSecondsVariable names the environment variable for a longer pause.
+const stopSecondsVariable = "JNBD_STOP_SECONDS"
+
 // The server sleeps for seconds, as after SIGSTOP or with a suspended machine. A client that
-// waits gets its replies; one that gave up and sent something newer on another connection
-// is not overtaken by what lay in the socket.
+// waits gets its replies; so do those that were in the middle of payloads, though they hold
+// memory that others wait for; and one that gave up and sent something newer on another
+// connection is not overtaken by what lay in the socket.
 func TestStopAndContinue(t *testing.T) {
+	seconds := 3 // longer than a client may be silent with memory that others wait for
+	scanVariable(t, stopSecondsVariable, &seconds)
 	diskPath := filepath.Join(t.TempDir(), "d.img")
-	s := startServer(t, diskPath, "--size", "64M", "--journal-size", "64M")
+	s := startServer(t, diskPath, "--size", "64M", "--journal-size", "128M", "--memory", abuseMemory)
+	finish := startHugeWrites(t, s.uri, 5)
 	patient, ghost := mustDial(t, s.uri), mustDial(t, s.uri)
 	pid := s.cmd.Process.Pid
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -240,7 +247,7 @@ func TestStopAndContinue(t *testing.T) {
 	if err := ghost.conn.Close(); err != nil { // it gives up
 		t.Fatal(err)
 	}
-	asleep := time.NewTimer(2 * time.Second) // longer than what a server takes for a pause
+	asleep := time.NewTimer(time.Duration(seconds) * time.Second)
 	<-asleep.C
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
@@ -268,5 +275,47 @@ func TestStopAndContinue(t *testing.T) {
 			t.Fatalf("byte %d of what was outstanding in the pause is %d, want %d", i, got[i], i/512)
 		}
 	}
+	finish()
 	s.stop(t)
+}
+
+// startHugeWrites begins so many writes of the largest size, each from a client of its own: more
+// than there is memory for at once. finish sends the rest of each, and each must succeed.
+func startHugeWrites(t *testing.T, uri string, n int) (finish func()) {
+	t.Helper()
+	const size, begun = 32 << 20, 1000
+	payload := make([]byte, size)
+	var clients []*client
+	for range n {
+		c := mustDial(t, uri)
+		if err := c.send(nbdCmdWrite, 0, 1, 32<<20, size, payload[:begun]); err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
+	return func() {
+		t.Helper()
+		failed := make(chan error, n)
+		for i, c := range clients {
+			go func() { // ends with its reply
+				_, err := c.conn.Write(payload[begun:])
+				errno := uint32(0)
+				if err == nil {
+					_, errno, _, err = c.receive()
+				}
+				if err == nil && errno != 0 {
+					err = syscall.Errno(errno)
+				}
+				if err != nil {
+					err = fmt.Errorf("huge write %d: %w", i, err)
+				}
+				failed <- err
+			}()
+		}
+		for range clients {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
