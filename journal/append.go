@@ -301,7 +301,7 @@ func (d *Disk) place(batch []*pending) error {
 	}
 	d.enter(batch)
 	now := time.Now()
-	d.lastChange.Store(now.UnixNano())
+	d.lastChange.Store(int64(now.Sub(d.started)))
 	d.lag.changed(d.pos[len(recs)-1], now)
 	d.counters.clientBytes.Add(uint64(bytes))
 	return nil

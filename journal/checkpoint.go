@@ -51,7 +51,7 @@ func (d *Disk) checkpointLoop() {
 				continue // the next tick tries again
 			}
 		case <-tick.C:
-			idle = time.Since(time.Unix(0, d.lastChange.Load())) >= idleAfter
+			idle = time.Since(d.started)-time.Duration(d.lastChange.Load()) >= idleAfter
 		}
 		if d.once != nil && d.sweep(idle) != nil {
 			return // poisoned

@@ -103,7 +103,8 @@ type Disk struct {
 	stopped    chan struct{} // closed when closing begins
 	background sync.WaitGroup
 
-	lastChange   atomic.Int64 // ns since 1970
+	started      time.Time    // when start was called
+	lastChange   atomic.Int64 // ns since then, by a clock that nobody sets
 	superDurable atomic.Int64 // the durable mark in the superblock
 	counters     counters
 	lag          lag
@@ -116,7 +117,7 @@ func (d *Disk) Size() (int64, error) { return d.size, nil }
 
 // start begins the background work of a disk that may write.
 func (d *Disk) start(opt Options) {
-	d.lastChange.Store(time.Now().UnixNano())
+	d.started = time.Now()
 	if d.once != nil {
 		d.once.slots = newSlots(d.once.spare, &d.super, d.routes.mode)
 		d.once.slots.keepApart(d.once.state)

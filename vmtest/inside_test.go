@@ -1,8 +1,10 @@
 package vmtest
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 
@@ -45,6 +47,9 @@ func serveInTheGuest(t *testing.T, mode string) {
 	server = g.do(serve)
 	g.jnbdAttach("nbd+unix:///?socket="+socket, "/dev/nbd1")
 	readTreeAndCheck(g, "/dev/nbd1", want)
+	if mode == "auto" {
+		clockJumps(g, "/dev/nbd1", device)
+	}
 	g.run("jnbd", "detach", "/dev/nbd1")
 	if end := g.do(step.Step{Do: step.Stop, PID: server.PID, Signal: int(unix.SIGTERM)}); end.Code != 0 {
 		t.Fatalf("jnbd after SIGTERM: exit code %d: %s", end.Code, end.Out)
@@ -53,6 +58,39 @@ func serveInTheGuest(t *testing.T, mode string) {
 	g.run("jnbd", "close", device)
 	g.quit()
 	mustHoldImage(t, disk, "/tree", want)
+}
+
+// clockJumps sets the clock back and forth under a mounted, writing ext4. No write fails, and what
+// the log holds goes home as soon as it is quiet, although by the clock the last write is yet to
+// come.
+func clockJumps(g *guest, attached, device string) {
+	g.t.Helper()
+	const hour, year = 60 * 60, 365 * 24 * 60 * 60
+	g.do(step.Step{Do: step.Mount, Device: attached, Dir: "/mnt"})
+	jumps := map[int]int64{5: -hour, 10: year, 15: -year, 20: -hour}
+	jumped := make(chan error, len(jumps))
+	want := make(map[string]step.File)
+	_, err := g.m.Do(g.ctx, step.Step{Do: step.WriteSynced, Dir: "/mnt/clock", Seed: 3, Files: 25}, func(f step.File) {
+		want[f.Name] = f
+		if seconds := jumps[len(want)]; seconds != 0 {
+			go func() { // ends with the step
+				_, err := g.m.Do(g.ctx, step.Step{Do: step.MoveClock, Seconds: seconds}, nil)
+				jumped <- err
+			}()
+		}
+	})
+	for range jumps {
+		err = errors.Join(err, <-jumped)
+	}
+	if err != nil {
+		g.t.Fatalf("clock and writes: %v", err)
+	}
+	mustHold(g.t, g.files(step.Step{Do: step.ReadTree, Dir: "/mnt/clock"}), want)
+	g.do(step.Step{Do: step.MoveClock, Dir: "/mnt", Seconds: -hour})
+	home := regexp.MustCompile(`not home: +0 B in 0 extents`)
+	g.await("the log to go home", func() bool { return home.MatchString(g.run("jnbd", "info", device)) })
+	g.mustBeClean()
+	g.fsck(attached)
 }
 
 // makeSparse makes a file of size bytes without a single block.

@@ -50,8 +50,27 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 		return step.Answer{}, writeSynced(asked.Dir, asked.Seed, asked.Files, say)
 	case step.UseMemory:
 		return step.Answer{}, useMemory(asked.Size, asked.Limit, asked.Seed)
+	case step.MoveClock:
+		if asked.Dir != "" {
+			if err := unmount(asked.Dir); err != nil {
+				return step.Answer{}, err
+			}
+		}
+		return step.Answer{}, moveClock(asked.Seconds)
 	}
 	return step.Answer{}, fmt.Errorf("unknown step %q", asked.Do)
+}
+
+// moveClock sets the clock, as an operator or a time daemon does.
+func moveClock(seconds int64) error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	if err := unix.Settimeofday(&unix.Timeval{Sec: now.Sec + seconds}); err != nil {
+		return fmt.Errorf("set the clock: %w", err)
+	}
+	return nil
 }
 
 // mount mounts a file system. Its directory is made when it is not there.

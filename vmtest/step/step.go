@@ -61,6 +61,7 @@ const (
 	WriteBlock  = "write-block"  // writes BlockSize bytes from Seed at Offset of Device, past the page cache
 	ReadBlock   = "read-block"   // reads them, past the page cache, and names them as a file
 	UseMemory   = "use-memory"   // has a process with at most Limit bytes of memory fill Size bytes from Seed, and find every page as it was
+	MoveClock   = "move-clock"   // unmounts Dir, if given, and at once sets the clock Seconds forward
 	Quit        = "quit"         // prints End on the console and resets the machine
 )
 
@@ -81,6 +82,7 @@ type Step struct {
 	Size    int64    `json:"size,omitempty"`   // bytes
 	Limit   int64    `json:"limit,omitempty"`  // bytes
 	Files   int      `json:"files,omitempty"`
+	Seconds int64    `json:"seconds,omitempty"` // below 0: back
 }
 
 // Answer is one line of what the guest has to say to the Step with the same ID.
