@@ -53,8 +53,8 @@ func canMount() error {
 	return nil
 }
 
-// newMount makes the recorder a file below dir, which must not exist.
-func newMount(rec *Recorder, dir string) (*mount, error) {
+// newMount makes a device a file below dir, which must not exist.
+func newMount(dev nbd.Device, dir string) (*mount, error) {
 	if err := canMount(); err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func newMount(rec *Recorder, dir string) (*mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.server = &nbd.Server{Exports: []nbd.Export{{Name: "recorder", Device: Export{rec}}}}
+	m.server = &nbd.Server{Exports: []nbd.Export{{Name: "recorder", Device: dev}}}
 	go func() { m.served <- m.server.Serve(listener) }() // ends with unmount
 
 	pidFile := filepath.Join(dir, "nbdfuse.pid")

@@ -157,7 +157,7 @@ func (o *Options) deviceBytes() []int64 {
 // mountAll makes every recorder a file.
 func (r *recordingRun) mountAll() error {
 	for i, rec := range r.recorders {
-		m, err := newMount(rec, filepath.Join(r.dir, diskNames[i]))
+		m, err := newMount(Export{rec}, filepath.Join(r.dir, diskNames[i]))
 		if err != nil {
 			return err
 		}
