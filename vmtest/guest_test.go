@@ -37,9 +37,10 @@ func boot(t *testing.T, disks ...string) *guest {
 func bootWith(t *testing.T, config Config) *guest {
 	t.Helper()
 	w := theWorld(t)
-	ctx, cancel := context.WithTimeout(context.Background(), guestLife)
+	life := guestLife + longStop(t)
+	ctx, cancel := context.WithTimeout(context.Background(), life)
 	t.Cleanup(cancel)
-	config.Kernel, config.Accelerator, config.Deadline = w.kernel, w.accelerator, guestLife
+	config.Kernel, config.Accelerator, config.Deadline = w.kernel, w.accelerator, life
 	m, err := Start(ctx, config)
 	if err != nil {
 		t.Fatal(err)

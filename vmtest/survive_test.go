@@ -64,7 +64,7 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 			delete(breakages, k)
 			if k == 45 {
 				g.awaitLog("Connection timed out")
-				longStop(t)
+				time.Sleep(longStop(t))
 				served.signal(syscall.SIGCONT)
 				continue
 			}
@@ -98,17 +98,19 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 	mustHoldRaw(t, disk, "/", want)
 }
 
-// longStop waits as long as JNBD_STOP_SECONDS says that a server should stay stopped, beyond the
-// timeouts that the kernel was seen to run into.
-func longStop(t *testing.T) {
+// longStop is how long JNBD_STOP_SECONDS says that a server should stay stopped, beyond the timeouts
+// that the kernel was seen to run into. 0 if it says nothing.
+func longStop(t *testing.T) time.Duration {
 	t.Helper()
-	if text := os.Getenv("JNBD_STOP_SECONDS"); text != "" {
-		seconds, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("JNBD_STOP_SECONDS: %v", err)
-		}
-		time.Sleep(time.Duration(seconds) * time.Second)
+	text := os.Getenv("JNBD_STOP_SECONDS")
+	if text == "" {
+		return 0
 	}
+	seconds, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("JNBD_STOP_SECONDS: %v", err)
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // jnbdAttach attaches a device with jnbd attach, which stays, and returns its process id.
