@@ -9,7 +9,7 @@ import (
 
 // A host that is full. A write that it refuses for lack of space has lost nothing: its bytes are
 // still the client's, or in the log, or in spare. So it is no poison, and it is never a
-// client's error either (decision 19):
+// client's error either (decision 20):
 //
 //   - A write that goes out once takes the log instead (direct.go).
 //   - A checkpoint stops. What it was to bring home stays in the log, and a tick later it tries
