@@ -327,6 +327,9 @@ func TestErrorAtEveryOperation(t *testing.T) {
 				if s.clients > 1 || s.most > 64<<10 {
 					continue // one client on the small layouts; the mode is what matters
 				}
+				if cause == syscall.ENOSPC && fault == crashdisk.EvictPages {
+					continue // a flush fails alike, whatever the cause
+				}
 				t.Run(fmt.Sprintf("%s-%v-%d", s, cause, fault), func(t *testing.T) {
 					t.Parallel()
 					base := formatted(t, s.layout)
@@ -440,7 +443,7 @@ func (s suite) checkRefused(t *testing.T, d *Disk, g *crashdisk.Group, all []*cl
 	if _, err := checkPrefix(all, mustRead(t, d), false); err != nil {
 		t.Fatalf("%s: served: %v", what, err)
 	}
-	for image := range int64(3) {
+	for image := range int64(2) {
 		after := g.Image(image)
 		d, p, err := recovered(s.layout, after, wal.CutPrefix)
 		if err != nil {

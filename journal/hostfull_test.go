@@ -53,10 +53,10 @@ func TestFullHostHoldsWriters(t *testing.T) {
 					copy(model[off:], p)
 				}
 			}()
-			time.Sleep(10 * time.Minute)
+			time.Sleep(time.Minute)
 			synctest.Wait()
 			if free := d.log.Stats().Free; free > 70<<10 {
-				t.Errorf("mode %s: %d bytes of the log are free after ten minutes", mode, free)
+				t.Errorf("mode %s: %d bytes of the log are free after a minute", mode, free)
 			}
 			if err := d.Sync(); err != nil {
 				t.Errorf("mode %s: flush: %v", mode, err)
@@ -67,8 +67,8 @@ func TestFullHostHoldsWriters(t *testing.T) {
 			if n := len(said); n != 1 || !errors.Is(said[0], ErrHostFull) || !errors.Is(d.Stats().HostFull, ErrHostFull) {
 				t.Errorf("mode %s: it was told %v, and Stats say %v", mode, said, d.Stats().HostFull)
 			}
-			if tries := g.Ops(); tries > 4*int(10*time.Minute/idleCheck) {
-				t.Errorf("mode %s: %d operations in ten minutes", mode, tries)
+			if tries := g.Ops(); tries > 1000+4*int(time.Minute/idleCheck) {
+				t.Errorf("mode %s: %d operations in a minute", mode, tries)
 			}
 			close(stop)
 			room()

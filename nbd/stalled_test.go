@@ -297,7 +297,7 @@ func TestPace(t *testing.T) {
 		name  string
 		moves []int         // bytes of 1,000
 		every time.Duration // before each
-		want  bool          // overdue at the end
+		want  bool          // overdue at the end, and a tick after a warning
 	}{
 		{"at once", nil, 0, false},
 		{"silence, not long", []int{0}, starvedAfter - 1, false},
@@ -318,6 +318,12 @@ func TestPace(t *testing.T) {
 				for _, n := range tt.moves {
 					time.Sleep(tt.every) // of the bubble's clock
 					p.moved(n)
+				}
+				if p.overdue(1) {
+					t.Error("overdue without a warning")
+				}
+				if tt.want {
+					time.Sleep(starvedTick) // of the bubble's clock
 				}
 				if got := p.overdue(1); got != tt.want {
 					t.Errorf("overdue: %v, want %v", got, tt.want)

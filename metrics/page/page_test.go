@@ -87,7 +87,7 @@ func (s *story) state() map[string]any {
 	disk := func(export string) map[string]any {
 		return map[string]any{
 			"export": export, "disk": "/srv/" + export, "uuid": "u", "mode": "auto", "size_bytes": 100 << 30, "read_only": false,
-			"poisoned": s.poisoned, "connections": 2, "requests": int(9000 * n), "failed": 0, "dropped": 0,
+			"poisoned": s.poisoned, "host_full": "", "connections": 2, "requests": int(9000 * n), "failed": 0, "dropped": 0,
 			"log": map[string]any{
 				"size_bytes": 254 * MiB, "used_bytes": used, "tail": head - used, "head": head, "durable_up_to": head - 8*MiB,
 				"next_seq": 5000, "epoch": "e", "barrier_seq": int(4000 + n), "barrier_time": at(n - 2), "barriers": barriers,
