@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"os"
 	"slices"
 	"testing"
 
@@ -42,5 +43,30 @@ func TestReadTrace(t *testing.T) {
 		if _, err := readTrace(zipped(t, bad)); err == nil {
 			t.Errorf("%q is a trace", bad)
 		}
+	}
+}
+
+// The trace in the tree is of a whole build: it writes, flushes, and waits in between.
+func TestRecordedTrace(t *testing.T) {
+	f, err := os.Open("testdata/untar-build.trace.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all, err := readTrace(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written, flushes int
+	for _, r := range all {
+		switch r.command {
+		case nbdclient.Write:
+			written += r.length
+		case nbdclient.Flush:
+			flushes++
+		}
+	}
+	if written < 256<<20 || flushes < 50 {
+		t.Errorf("%d requests write %d bytes with %d flushes", len(all), written, flushes)
 	}
 }
