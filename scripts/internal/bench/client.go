@@ -77,7 +77,7 @@ const sendAtOnce = 256 << 10
 const sendInPlace = 64 << 10
 
 // largestRequest is the largest payload of a load.
-const largestRequest = 4 << 20
+const largestRequest = 32 << 20
 
 // dial connects to uri.
 func dial(uri string, depth int) (*client, error) {
