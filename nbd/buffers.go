@@ -6,13 +6,15 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // Buffers for payloads and replies come from three pools, which bound them together (P11):
 //
-//   - A buffer has a size class, a power of two, and starts on a page.
+//   - A buffer has a size class, a power of two, and starts on a page. From 1 MiB on it lies
+//     on huge pages; two of 1 MiB share one.
 //   - Small, large and huge requests have a pool each, so that a few clients with larger
 //     requests can't make all others wait.
 //   - What is lent out plus what lies idle never exceeds a pool's limit. Before it maps new
@@ -205,7 +207,14 @@ func (p *pool) takeLocked(class int) *buffer {
 		return b
 	}
 	p.shrinkLocked(p.limit - p.lent)
-	return &buffer{mem: mapPages(int(classBytes(class))), class: class, home: p}
+	n := classBytes(class)
+	if 2*n == hugeBytes && p.lent+p.idle+n <= p.limit {
+		mem := mapPages(hugeBytes)
+		p.idle += n
+		p.lists[class] = append(p.lists[class], &buffer{mem: mem[n:], class: class, home: p})
+		return &buffer{mem: mem[:n:n], class: class, home: p}
+	}
+	return &buffer{mem: mapPages(int(n)), class: class, home: p}
 }
 
 // shrinkLocked gives idle buffers back to the kernel, largest first, until at most n
@@ -236,19 +245,43 @@ func (p *pool) held() int64 {
 	return p.lent
 }
 
-// mapPages maps n bytes of zeroed memory that starts on a page. Like make, it does not
-// return when there is none.
+// hugeBytes is the size of a huge page.
+const hugeBytes = 2 << 20
+
+// mapPages maps n bytes of zeroed memory that starts on a page; on a huge page, and made of huge
+// ones where the host has them, if n is a whole number of those. Like make, it does not return
+// when there is none.
+//
+// A device takes so many pieces of memory for one request, often 254, and a large buffer of
+// single pages has more: what could be one request becomes two, the second of a few pages. With
+// huge pages it is one piece (decision 21).
 func mapPages(n int) []byte {
-	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		panic(fmt.Sprintf("nbd: map a buffer of %d bytes: %v", n, err))
+	if n%hugeBytes != 0 {
+		return mapAt(n)
 	}
+	mem := mapAt(n + hugeBytes)
+	skip := int(-uintptr(unsafe.Pointer(&mem[0])) % hugeBytes)
+	if skip > 0 {
+		unmapPages(mem[:skip])
+	}
+	unmapPages(mem[skip+n:])
+	mem = mem[skip : skip+n : skip+n]
+	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a host without huge pages does with others
 	return mem
 }
 
-// unmapPages gives memory of mapPages back.
+// mapAt is the system's mapping of n bytes.
+func mapAt(n int) []byte {
+	mem, err := unix.MmapPtr(-1, 0, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(fmt.Sprintf("nbd: map a buffer of %d bytes: %v", n, err))
+	}
+	return unsafe.Slice((*byte)(mem), n)
+}
+
+// unmapPages gives memory of mapPages back, or whole pages of it.
 func unmapPages(mem []byte) {
-	if err := unix.Munmap(mem); err != nil {
+	if err := unix.MunmapPtr(unsafe.Pointer(&mem[0]), uintptr(len(mem))); err != nil {
 		panic(fmt.Sprintf("nbd: unmap a buffer of %d bytes: %v", len(mem), err))
 	}
 }

@@ -129,3 +129,66 @@ func TestPoolLine(t *testing.T) {
 		p.shrink()
 	})
 }
+
+// Large buffers lie on huge pages, those of 1 MiB in pairs, and the pool's limit holds for what
+// is mapped besides.
+func TestHugeBuffers(t *testing.T) {
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		limit int64
+		sizes []int
+	}{
+		{16 * mib, []int{mib, mib, mib, 2 * mib, 4 * mib, mib}},
+		{3 * mib, []int{mib, mib, mib}},
+		{mib, []int{mib}}, // no room for the other half
+		{32 * mib, []int{32 * mib}},
+	} {
+		p := &pool{limit: tt.limit, starved: func() {}}
+		var all []*buffer
+		used := map[uintptr]bool{}
+		for _, n := range tt.sizes {
+			b, ok := p.get(n, nil)
+			if !ok || len(b.mem) != n {
+				t.Fatalf("limit %d: no buffer of %d bytes", tt.limit, n)
+			}
+			all = append(all, b)
+			start := uintptr(unsafe.Pointer(&b.mem[0]))
+			if n >= hugeBytes && start%hugeBytes != 0 {
+				t.Errorf("a buffer of %d bytes at %#x, want it on a huge page", n, start)
+			}
+			for i := range uintptr(n / mib) {
+				if used[start+i*mib] {
+					t.Errorf("the MiB at %#x is lent twice", start+i*mib)
+				}
+				used[start+i*mib] = true
+			}
+			for i := range b.mem {
+				b.mem[i] = 1 // all of it is there
+			}
+			if p.lent+p.idle > p.limit {
+				t.Errorf("%d bytes lent and %d idle, the limit is %d", p.lent, p.idle, p.limit)
+			}
+		}
+		for _, b := range all {
+			b.free()
+		}
+		p.shrink()
+		if p.lent != 0 || p.idle != 0 {
+			t.Errorf("limit %d: %d bytes lent and %d idle at the end", tt.limit, p.lent, p.idle)
+		}
+	}
+}
+
+// Two buffers of 1 MiB that follow each other are halves of one huge page.
+func TestBuffersShareAHugePage(t *testing.T) {
+	p := &pool{limit: 16 << 20, starved: func() {}}
+	a, _ := p.get(1<<20, nil)
+	b, _ := p.get(1<<20, nil)
+	first, second := uintptr(unsafe.Pointer(&a.mem[0])), uintptr(unsafe.Pointer(&b.mem[0]))
+	if first%hugeBytes != 0 || second != first+1<<20 {
+		t.Errorf("buffers at %#x and %#x", first, second)
+	}
+	a.free()
+	b.free()
+	p.shrink()
+}
