@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"jnbd/nbd"
 	"jnbd/nbd/nbdclient"
+	"jnbd/testtool"
 )
 
 // failing is a disk whose writes, or flushes, fail from a moment on, until it is repaired.
@@ -90,7 +90,7 @@ func deviceFails(t *testing.T, jnbd program, mode string, flushes bool) {
 			t.Fatal(err)
 		}
 	}
-	address := freeAddress(t)
+	address := testtool.FreeAddress(t)
 	s, err := jnbd.serve(m.path, socket, good, "--log-level", "warn", "--metrics", address)
 	if err != nil {
 		t.Fatal(err)
@@ -171,17 +171,6 @@ func deviceFails(t *testing.T, jnbd program, mode string, flushes bool) {
 	if err := errors.Join(repaired.Flush(), repaired.Close(), again.stop(), jnbd.must("check", m.path), os.Remove(good)); err != nil {
 		t.Error(err)
 	}
-}
-
-// freeAddress is a place of the loopback where nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // get is what a server says to a URL.

@@ -13,18 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-)
 
-// freeAddress is an address of the loopback that nobody listens on now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+	"jnbd/testtool"
+)
 
 // scrape asks a server's HTTP address.
 func scrape(t *testing.T, address, path string) string {
@@ -59,7 +50,7 @@ func figure(t *testing.T, metrics, series string) float64 {
 // cost the host, each disk under its own name.
 func TestMetrics(t *testing.T) {
 	dir := t.TempDir()
-	address := freeAddress(t)
+	address := testtool.FreeAddress(t)
 	busy, quiet := filepath.Join(dir, "busy.img"), filepath.Join(dir, "quiet.img")
 	s := startServer(t, busy, quiet, "--size", "64M", "--journal-size", "64M", "--mode", "ordered",
 		"--metrics", address, "-U", filepath.Join(dir, "s"))
