@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime"
 	"time"
 
@@ -43,7 +42,6 @@ type source func() (request, bool)
 
 // client is one connection.
 type client struct {
-	conn   *os.File
 	flags  nbdclient.Flags // of the export
 	fd     int
 	slots  []slot // by cookie
@@ -97,16 +95,29 @@ func dial(uri string, depth int) (*client, error) {
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	defer conn.Close()
-	f, err := conn.(*net.UnixConn).File() // another descriptor of the same socket
+	fd, err := takeSocket(conn)
 	if err != nil {
 		return nil, err
 	}
-	c := &client{conn: f, flags: info.Flags, fd: int(f.Fd()), slots: make([]slot, depth), in: make([]byte, 256<<10), data: incompressible(largestRequest)}
+	c := &client{flags: info.Flags, fd: fd, slots: make([]slot, depth), in: make([]byte, 256<<10), data: incompressible(largestRequest)}
 	for i := range depth {
 		c.free = append(c.free, i)
 	}
-	return c, unix.SetNonblock(c.fd, false)
+	return c, nil
+}
+
+// takeSocket takes a connection's socket away from Go's poller, which would be woken by every
+// message beside the thread that waits for it, and makes it a blocking one.
+func takeSocket(conn net.Conn) (fd int, err error) {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, errors.Join(err, conn.Close())
+	}
+	failed := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(failed, err, conn.Close()); err != nil {
+		return 0, err
+	}
+	return fd, unix.SetNonblock(fd, false)
 }
 
 // incompressible is n bytes that no server could take for zeros, none of its pages as another.
@@ -288,6 +299,6 @@ func (c *client) close() error {
 	c.out = nil
 	c.free = []int{0}
 	c.put(request{command: 2}) // NBD_CMD_DISC: it has no reply
-	_, err := c.conn.Write(c.out)
-	return errors.Join(err, c.conn.Close())
+	_, err := unix.Write(c.fd, c.out)
+	return errors.Join(err, unix.Close(c.fd))
 }

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -26,6 +27,8 @@ import (
 // config is the command line.
 type config struct {
 	jnbd    string
+	before  string // another jnbd, or none
+	only    *regexp.Regexp
 	dir     string
 	rounds  int
 	runtime time.Duration
@@ -45,6 +48,8 @@ type config struct {
 func main() {
 	var c config
 	flag.StringVar(&c.jnbd, "jnbd", "bin/jnbd", "the jnbd to measure")
+	flag.StringVar(&c.before, "before", "", "another jnbd, which takes part beside each of ours: the build before a change")
+	only := flag.String("only", "", "of the servers, only those whose name matches this expression")
 	flag.StringVar(&c.dir, "dir", "", "directory for disks, on the file system to measure (default: a temporary one)")
 	flag.IntVar(&c.rounds, "rounds", 5, "rounds of each program, in turns")
 	flag.DurationVar(&c.runtime, "runtime", 3*time.Second, "length of one measurement that is bounded by time")
@@ -64,6 +69,9 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	expr, err := regexp.Compile(*only)
+	fatalIf(err)
+	c.only = expr
 	switch {
 	case *fillDisk != "":
 		fatalIf(fill(*fillDisk))
@@ -103,8 +111,14 @@ func (c *config) run(names []string) (missed int, err error) {
 	if c.jnbd, err = filepath.Abs(c.jnbd); err != nil {
 		return 0, err
 	}
+	if c.before != "" {
+		if c.before, err = filepath.Abs(c.before); err != nil {
+			return 0, err
+		}
+	}
 	c.report.begin(c)
 	for _, w := range chosen {
+		w.race = w.race.among(c)
 		if err := w.run(c, &w); err != nil {
 			return 0, fmt.Errorf("%s: %w", w.name, err)
 		}

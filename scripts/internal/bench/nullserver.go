@@ -69,20 +69,15 @@ func preWritten(path string, size int64) (*os.File, error) {
 
 // serveNothing serves one connection.
 func serveNothing(conn net.Conn, size int64, log *os.File) error {
-	defer conn.Close()
 	if err := negotiate(conn, size); err != nil {
-		return err
+		return errors.Join(err, conn.Close())
 	}
-	f, err := conn.(*net.UnixConn).File()
+	fd, err := takeSocket(conn)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	runtime.LockOSThread()
-	fd := int(f.Fd())
-	if err := unix.SetNonblock(fd, false); err != nil {
-		return err
-	}
 	s := nothing{fd: fd, in: make([]byte, 512<<10), zeros: make([]byte, 1<<20), log: log}
 	for {
 		n, err := receive(fd, s.in[s.have:])

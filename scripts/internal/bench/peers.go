@@ -34,6 +34,7 @@ const (
 	logLasts = ", log lasts" // it does not fill while it is measured
 	logFull  = ", log full"  // it is so small that it soon is
 	inside   = ", inside"    // its journal lies inside the disk
+	before   = ", before"    // it is the other build
 )
 
 // peers are all servers that are not ours.
@@ -45,6 +46,7 @@ func (s server) isPeer() bool { return slices.Contains(peers, s) }
 
 // createArgs are those of jnbd create.
 func (c *config) createArgs(s server) []string {
+	s = server(strings.TrimSuffix(string(s), before))
 	mode, _, _ := strings.Cut(strings.TrimPrefix(string(s), "jnbd "), ",")
 	args := []string{"--mode", mode}
 	switch {
@@ -79,6 +81,7 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 	if s.isPeer() && s != qemuQcow2 {
 		name = "raw" // one image for all of them: they never run at the same time
 	}
+	name = strings.TrimSuffix(name, "-before") // both builds serve the same disk, in turns
 	path := filepath.Join(c.dir, name+".img")
 	if kind == wholeImage {
 		if _, err := os.Stat(path); err == nil {
@@ -167,6 +170,7 @@ func (c *config) startAt(s server, at *place) (*process, error) {
 	if len(at.slow) > 0 {
 		args = append(args, "--accept-backing") // a new mount has other times
 	}
+	at.before = strings.HasSuffix(string(s), before)
 	p, _, err := c.startJnbd(at, args...)
 	return p, err
 }

@@ -28,7 +28,11 @@ const readyTimeout = 2 * time.Minute
 // startJnbd serves a disk and returns when it is ready, with the time that took.
 func (c *config) startJnbd(at *place, args ...string) (*process, time.Duration, error) {
 	p := &process{socket: at.socket}
-	p.cmd = exec.Command(c.jnbd, append([]string{"serve", at.disk, "-U", p.socket, "--log-level", "error"}, args...)...)
+	jnbd := c.jnbd
+	if at.before {
+		jnbd = c.before
+	}
+	p.cmd = exec.Command(jnbd, append([]string{"serve", at.disk, "-U", p.socket, "--log-level", "error"}, args...)...)
 	p.cmd.Stderr = os.Stderr
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

@@ -18,7 +18,8 @@ type result struct {
 	p999        time.Duration
 	client      cpu
 	server      cpu     // while the client was at work
-	bytesOnHost float64 // that the server gave the kernel to write to disks
+	bytesOnHost float64 // that went to the block device from the pass's begin on
+	deviceAfter float64 // its counter behind the pass
 	peak        float64 // bytes of memory, of the server and its children
 	checkpoints int     // of a server of ours, while the client was at work
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,6 +78,7 @@ func (c *config) serve(s server, at *place, r *race) (map[string]result, error) 
 	}
 	defer p.kill()
 	passes := map[string]result{}
+	last := ""
 	for _, pass := range r.passes {
 		if pass.ours && !s.isOurs() {
 			continue
@@ -86,6 +88,7 @@ func (c *config) serve(s server, at *place, r *race) (map[string]result, error) 
 				return nil, err
 			}
 		}
+		last = pass.name
 		measured, err := c.measure(s, p, at, pass)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", pass.name, err)
@@ -98,7 +101,23 @@ func (c *config) serve(s server, at *place, r *race) (map[string]result, error) 
 		p.kill() // to bring home on a slow disk takes minutes: see emptyLog
 		return passes, nil
 	}
-	return passes, p.stop()
+	if err := p.stop(); err != nil || last == "" {
+		return passes, err
+	}
+	// What a server of ours has in its log when it ends is written once more, to its home.
+	ended, err := c.bytesOnDevice(at)
+	end := passes[last]
+	end.bytesOnHost += ended - end.deviceAfter
+	passes[last] = end
+	return passes, err
+}
+
+// bytesOnDevice is the counter of the device once nothing of the disk waits in the page cache.
+func (c *config) bytesOnDevice(at *place) (float64, error) {
+	if err := settle(at.disk); err != nil {
+		return 0, err
+	}
+	return bytesOnDevice(c.dir)
 }
 
 // emptyLog brings home what a server on a slow disk has left, with a server on the same disk that
@@ -115,6 +134,10 @@ func (c *config) emptyLog(path string) error {
 // measure is one pass.
 func (c *config) measure(s server, p *process, at *place, pass pass) (result, error) {
 	checkpoints, err := c.checkpoints(s, at)
+	if err != nil {
+		return result{}, err
+	}
+	written, err := c.bytesOnDevice(at)
 	if err != nil {
 		return result{}, err
 	}
@@ -135,7 +158,11 @@ func (c *config) measure(s server, p *process, at *place, pass pass) (result, er
 		return result{}, err
 	}
 	r.server = after.minus(before.cpu)
-	r.bytesOnHost = float64(after.written - before.written)
+	now, err := c.bytesOnDevice(at)
+	if err != nil {
+		return result{}, err
+	}
+	r.bytesOnHost, r.deviceAfter = now-written, now
 	r.checkpoints, err = c.checkpoints(s, at)
 	r.checkpoints -= checkpoints
 	return r, err
@@ -194,6 +221,34 @@ func evict(f *os.File) error {
 		return err
 	}
 	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+}
+
+// among is the race of those servers that the command line asks for: by -only, and by -before the
+// other build behind each of ours. What is wanted of others is left out.
+func (r race) among(c *config) race {
+	servers, wants := r.servers, r.wants
+	r.servers, r.wants = nil, nil
+	for _, s := range servers {
+		if c.only.MatchString(string(s)) {
+			r.servers = append(r.servers, s)
+		}
+		if other := s + before; s.isOurs() && c.before != "" && c.only.MatchString(string(other)) {
+			r.servers = append(r.servers, other)
+			for _, w := range wants {
+				if w.ours == s {
+					r.wants = append(r.wants, want{pass: w.pass, ours: s, peers: []server{other}, figure: w.figure})
+				}
+			}
+		}
+	}
+	for _, w := range wants {
+		missing := func(s server) bool { return !slices.Contains(r.servers, s) }
+		alone := len(w.peers) == 0 && !w.absolute && !slices.ContainsFunc(r.servers, server.isPeer)
+		if !missing(w.ours) && !alone && !slices.ContainsFunc(w.peers, missing) {
+			r.wants = append(r.wants, w)
+		}
+	}
+	return r
 }
 
 // validate finds wants that nothing could ever meet.

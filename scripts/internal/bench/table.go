@@ -184,6 +184,9 @@ func (r *report) judge(w *workload, want *want, results map[key][]result) []stri
 func (r *report) verdict(ratios []float64, want *want) []string {
 	m := median(ratios, func(x float64) float64 { return x })
 	word := "ok"
+	if want.String() == "" {
+		word = none
+	}
 	if want.atLeast > 0 && m < want.atLeast || want.atMost > 0 && m > want.atMost {
 		word = "missed"
 		r.missed++
