@@ -13,6 +13,7 @@ import "fmt"
 //	Extents     Extenter       else one allocated extent
 //	Discard     Discarder      else nothing: it is advice
 //	Allocate    Allocator      else nothing: the device has no space to run out of
+//	WriteBack   WriteBacker    else nothing: it is advice
 
 // Discarder is a Device that can be told that a range's content is no longer needed.
 type Discarder interface {
@@ -28,6 +29,14 @@ type Allocator interface {
 	// change. The error wraps ENOSPC when the host is full, and errors.ErrUnsupported when
 	// the host has no such call; then only writing reserves space.
 	Allocate(off, n int64) error
+}
+
+// WriteBacker is a Device whose writes wait in a cache of the host for a Flush.
+type WriteBacker interface {
+	// WriteBack begins to write [off, off+n) out of the cache to the medium, so that a later
+	// Flush finds less to do. It makes nothing durable, waits for no medium that has room for
+	// more requests, and tells no error: one that the medium reports is the next Flush's.
+	WriteBack(off, n int64)
 }
 
 // zeroPiece is the most that one write of zeros takes, in bytes.
@@ -166,4 +175,11 @@ func Allocate(dev Device, off, n int64) error {
 		return fmt.Errorf("allocate: %w", err)
 	}
 	return nil
+}
+
+// WriteBack begins to write [off, off+n) out of the host's cache; see WriteBacker.
+func WriteBack(dev Device, off, n int64) {
+	if d, ok := dev.(WriteBacker); ok {
+		d.WriteBack(off, n)
+	}
 }

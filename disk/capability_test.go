@@ -129,6 +129,7 @@ func (r *recorder) Extents(off, n int64, visit func(off, n int64, hole bool) boo
 
 func (r *recorder) Discard(off, n int64) error  { r.note("discard %d+%d", off, n); return nil }
 func (r *recorder) Allocate(off, n int64) error { r.note("allocate %d+%d", off, n); return nil }
+func (r *recorder) WriteBack(off, n int64)      { r.note("write back %d+%d", off, n) }
 func (r *recorder) Flush() error                { r.note("flush"); return nil }
 
 // useAll calls everything once at 10, and returns where Extents said it was.
@@ -137,6 +138,7 @@ func useAll(t *testing.T, dev Device) (extent string) {
 	p := make([]byte, 4)
 	_, err := dev.ReadAt(p, 10)
 	errs := []error{err}
+	WriteBack(dev, 10, 5)
 	_, err = dev.WriteAt(p, 10)
 	errs = append(
 		errs, err, WriteV(dev, [][]byte{p, p[:2]}, 10), Zero(dev, 10, 3, true), ReadCached(dev, p, 10),
@@ -167,7 +169,7 @@ func TestCapabilitiesArePassedOn(t *testing.T) {
 		extent := useAll(t, c.dev(r))
 		at := c.base + 10
 		want := []string{
-			fmt.Sprintf("read %d+4", at), fmt.Sprintf("write %d+4", at), fmt.Sprintf("gather %d+6 in 2", at),
+			fmt.Sprintf("read %d+4", at), fmt.Sprintf("write back %d+5", at), fmt.Sprintf("write %d+4", at), fmt.Sprintf("gather %d+6 in 2", at),
 			fmt.Sprintf("zero %d+3 true", at), fmt.Sprintf("cached %d+4", at), fmt.Sprintf("extents %d+4", at),
 			fmt.Sprintf("discard %d+4", at), fmt.Sprintf("allocate %d+4", at), "flush", fmt.Sprintf("direct %d+4", at),
 		}

@@ -75,6 +75,7 @@ var (
 	_ Extenter     = (*File)(nil)
 	_ Discarder    = (*File)(nil)
 	_ Allocator    = (*File)(nil)
+	_ WriteBacker  = (*File)(nil)
 )
 
 // OpenFile opens the image file or block device at path. Errors wrap fs.ErrNotExist,

@@ -90,6 +90,17 @@ func (f *File) write(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// WriteBack begins to write the range's dirty pages (sync_file_range). What fails then is marked in
+// the file by the kernel, and the next Flush returns it: only a call that waits takes such a
+// mark away.
+func (f *File) WriteBack(off, n int64) {
+	if f.useForWrite("write back", off, n) != nil {
+		return
+	}
+	defer f.life.RUnlock()
+	_ = unix.SyncFileRange(f.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+}
+
 // WriteVAt writes the buffers one after the other from off on, by as few pwritev calls as
 // the kernel takes.
 func (f *File) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {

@@ -19,6 +19,7 @@ var (
 	_ Extenter     = (*region)(nil)
 	_ Discarder    = (*region)(nil)
 	_ Allocator    = (*region)(nil)
+	_ WriteBacker  = (*region)(nil)
 )
 
 // Region is [off, off+n) of dev as a device of its own, whose offset 0 is off. It passes on
@@ -120,4 +121,10 @@ func (r *region) Allocate(off, n int64) error {
 		return err
 	}
 	return Allocate(r.parent, r.base+off, n)
+}
+
+func (r *region) WriteBack(off, n int64) {
+	if r.check("write back", off, n) == nil {
+		WriteBack(r.parent, r.base+off, n)
+	}
 }

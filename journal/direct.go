@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"jnbd/disk"
 	"jnbd/ordered"
 )
 
@@ -80,7 +81,7 @@ func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
 			return fmt.Errorf("write %d bytes in place at %d: %w", len(p), block*blockBytes, err)
 		}
 		d.once.homeDirty.Store(true)
-		d.once.homeBytes.Add(uint64(len(p)))
+		d.writeBackEarly(d.once.homeBytes.Add(uint64(len(p))), uint64(len(p)))
 		return nil
 	}
 	if err := d.once.slots.write(p, slot); err != nil {
@@ -88,6 +89,19 @@ func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
 	}
 	d.once.spareBytes.Add(uint64(len(p)))
 	return nil
+}
+
+// earlyBytes is how much is written in place before the medium is given it. Less would have the
+// kernel write a large page of its cache twice more often.
+const earlyBytes = 8 << 20
+
+// writeBackEarly has the homes written out of the host's cache each time that earlyBytes have gone
+// into it, when n bytes made it total: else all that lies between two flushes of bulk would
+// be written in the second, while nothing is received.
+func (d *Disk) writeBackEarly(total, n uint64) {
+	if total/earlyBytes != (total-n)/earlyBytes {
+		disk.WriteBack(d.home, 0, d.home.Size())
+	}
 }
 
 // nothingLogged reports that no logged bytes wait to be brought home to these blocks.
