@@ -86,39 +86,55 @@ func loadOnce(p Parts, sb *jsuper.Superblock) (*once, error) {
 	return o, nil
 }
 
-// apply is what a record does to overlay and bases. The caller holds overlay.mu. Live MAP
+// applyLocked is what a record does to overlay and bases. The caller holds overlay.mu. Live MAP
 // records are applied by their reservation instead.
 func (d *Disk) applyLocked(e *extent) {
+	var room [3]extent
+	for _, c := range d.ownerChanges(room[:0], e) {
+		d.overlay.changeLocked(c)
+	}
+	d.changeBases(e)
+}
+
+// ownerChanges appends to dst what a record does to the overlay.
+func (d *Disk) ownerChanges(dst []extent, e *extent) []extent {
+	switch {
+	case d.once == nil || e.state == logged || e.state == zeroKept:
+		return append(dst, *e)
+	case e.state == broughtHome:
+		return dst
+	case e.state != zeroed:
+		return append(dst, extent{off: e.off, end: e.end, state: disowned})
+	}
+	// Whole blocks become absent; what is left at the edges is zeros in the log's order.
+	first, last := d.wholeBlocks(e.off, e.end)
+	if first >= last {
+		return append(dst, *e)
+	}
+	dst = append(dst, extent{off: e.off, end: e.end, state: disowned})
+	if from := first * blockBytes; e.off < from {
+		dst = append(dst, extent{off: e.off, end: from, pos: e.pos, state: zeroed})
+	}
+	if to := min(last*blockBytes, d.size); to < e.end {
+		dst = append(dst, extent{off: to, end: e.end, pos: e.pos, state: zeroed})
+	}
+	return dst
+}
+
+// changeBases is what a record does to the bases, on which the overlay has no influence.
+func (d *Disk) changeBases(e *extent) {
 	if d.once == nil {
-		d.overlay.putLocked(*e)
 		return
 	}
-	s := d.once.state
+	first, blocks := e.off/blockBytes, (e.end-e.off)/blockBytes
 	switch e.state {
-	case logged, zeroKept:
-		d.overlay.putLocked(*e)
 	case mappedSpare:
-		d.overlay.clearLocked(e.off, e.end)
-		s.Map(e.off/blockBytes, (e.end-e.off)/blockBytes, e.slot, e.pos)
-	case mappedHome:
-		d.overlay.clearLocked(e.off, e.end)
-		s.MapHome(e.off/blockBytes, (e.end-e.off)/blockBytes, e.pos)
-	case broughtHome:
-		s.MapHome(e.off/blockBytes, (e.end-e.off)/blockBytes, e.pos)
+		d.once.state.Map(first, blocks, e.slot, e.pos)
+	case mappedHome, broughtHome:
+		d.once.state.MapHome(first, blocks, e.pos)
 	case zeroed:
-		// Whole blocks become absent; what is left at the edges is zeros in the log's order.
-		first, last := d.wholeBlocks(e.off, e.end)
-		if first >= last {
-			d.overlay.putLocked(*e)
-			return
-		}
-		d.overlay.clearLocked(e.off, e.end)
-		s.Drop(first, last-first, e.pos)
-		if from := first * blockBytes; e.off < from {
-			d.overlay.putLocked(extent{off: e.off, end: from, pos: e.pos, state: zeroed})
-		}
-		if to := min(last*blockBytes, d.size); to < e.end {
-			d.overlay.putLocked(extent{off: to, end: e.end, pos: e.pos, state: zeroed})
+		if first, last := d.wholeBlocks(e.off, e.end); first < last {
+			d.once.state.Drop(first, last-first, e.pos)
 		}
 	}
 }

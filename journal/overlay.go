@@ -25,6 +25,8 @@ const (
 	mappedSpare // written once, to spare slots from slot on
 	mappedHome  // written once, in place
 	broughtHome // copied home from spare
+
+	disowned // of overlay.change: nobody owns the range any more
 )
 
 // extent is a range of the disk whose newest bytes are not home yet.
@@ -34,7 +36,6 @@ type extent struct {
 	slot     int64  // of mappedSpare
 	frame    int64  // position of its frame, in recovery
 	proves   int64  // the durable mark that its frame carries, in recovery
-	order    int32  // of writing, while load sorts
 	crc      uint32 // CRC32C of the whole extent, if checked
 	state    state
 	checked  bool // crc is known: a whole record, found by recovery
@@ -90,47 +91,59 @@ func (o *overlay) putLocked(e extent) {
 	}
 }
 
-// load enters extents in the order of their writing, which is their order in the slice. Into
-// an empty overlay it sorts first: where extents are the same blocks again and again, as file
-// systems write them, that is several times as fast as putting one after the other, and a
-// log of 4 GiB has a million of them. It keeps nothing of extents, and leaves them in
-// another order.
-func (o *overlay) load(extents []extent) {
+// changeLocked makes e the owner of its range, or leaves it to nobody.
+func (o *overlay) changeLocked(e extent) {
+	if e.state == disowned {
+		o.clearLocked(e.off, e.end)
+		return
+	}
+	o.putLocked(e)
+}
+
+// load makes changes in the order of their writing, which is their order in the slice. It sorts
+// them by place first, if they are the same blocks again and again, as file systems write them:
+// neighbours in the tree are found in the processor's cache then, and a log of 4 GiB has a
+// million of them. It keeps nothing of changes.
+func (o *overlay) load(changes []extent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.tree.Len() > 0 || !o.loadSortedLocked(extents) {
-		for i := range extents {
-			o.putLocked(extents[i])
+	if !o.loadSortedLocked(changes) {
+		for i := range changes {
+			o.changeLocked(changes[i])
 		}
 	}
 }
 
-// loadSortedLocked does nothing and reports false if extents are parts of each other: only the
+// place is where a change stands in a slice of changes, and where its range begins. Sorting
+// these moves a quarter of the memory that sorting extents would.
+type place struct {
+	off int64
+	at  int32
+}
+
+// loadSortedLocked does nothing and reports false if changes are parts of each other: only the
 // order of writing tells then who owns what.
-func (o *overlay) loadSortedLocked(extents []extent) bool {
-	for i := range extents {
-		extents[i].order = int32(i)
+func (o *overlay) loadSortedLocked(changes []extent) bool {
+	places := make([]place, len(changes))
+	for i := range changes {
+		places[i] = place{changes[i].off, int32(i)}
 	}
-	byOrder := func(a, b extent) int { return cmp.Compare(a.order, b.order) }
-	slices.SortFunc(extents, func(a, b extent) int {
+	slices.SortFunc(places, func(a, b place) int {
 		if a.off != b.off {
 			return cmp.Compare(a.off, b.off)
 		}
-		return byOrder(a, b)
+		return cmp.Compare(a.at, b.at)
 	})
-	for i := 1; i < len(extents); i++ {
-		a, b := &extents[i-1], &extents[i]
+	for i := 1; i < len(places); i++ {
+		a, b := &changes[places[i-1].at], &changes[places[i].at]
 		if a.end > b.off && (a.off != b.off || a.end != b.end) {
-			slices.SortFunc(extents, byOrder)
 			return false
 		}
 	}
-	for i, e := range extents {
-		if i+1 < len(extents) && extents[i+1].off == e.off {
-			continue // written again
+	for i, p := range places {
+		if last := i+1 == len(places) || places[i+1].off != p.off; last {
+			o.changeLocked(changes[p.at])
 		}
-		o.tree.Load(e.off, value{end: e.end, pos: e.pos, crc: e.crc, state: e.state, checked: e.checked})
-		o.bytes += e.end - e.off
 	}
 	return true
 }

@@ -177,12 +177,13 @@ func (d *Disk) SetMemory(bytes int64) {
 	d.maxExtents.Store(max(bytes/2/extentBytes, walkChunk))
 }
 
-// replayChunk is how many records are held at once: with 56 bytes each, under 64 MiB.
-const replayChunk = 1 << 20
+// replayChunk is how many changes are sorted at once: few enough for a processor's cache to hold
+// them, with 56 bytes each, and so many that neighbours meet.
+const replayChunk = 1 << 16
 
 // replay is step 2. With a write-once side it takes two walks over the log: what was written
 // once behind the last point known to be durable must be there, and if it is not, the log
-// ends before the record that speaks of it.
+// ends before the record that speaks of it. The first walk leaves out what is proven.
 func (d *Disk) replay(p Parts, cut wal.Cut, verifyAll, direct bool) (*wal.ScanResult, error) {
 	sb := &d.super
 	opt := wal.ScanOptions{
@@ -215,41 +216,69 @@ func (d *Disk) replay(p Parts, cut wal.Cut, verifyAll, direct bool) (*wal.ScanRe
 		}
 		opt.Stop = lost
 	}
-	return d.replayOnce(opt)
+	return d.replayLog(opt)
 }
 
-// replayLog is the replay of a disk without a write-once side.
+// replayLog makes the log's changes: to the bases one by one, to the overlay in large parts, by a
+// second thread, while the next part is read.
 func (d *Disk) replayLog(opt wal.ScanOptions) (*wal.ScanResult, error) {
-	var found []extent
+	load := newLoader(&d.overlay)
 	scan, err := d.scan(opt, func(e *extent) error {
-		if found = append(found, *e); len(found) == replayChunk {
-			d.overlay.load(found)
-			found = found[:0]
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("replay the log: %w", err)
-	}
-	d.overlay.load(found)
-	return scan, nil
-}
-
-// replayOnce is the replay of a disk with one.
-func (d *Disk) replayOnce(opt wal.ScanOptions) (*wal.ScanResult, error) {
-	scan, err := d.scan(opt, func(e *extent) error {
-		d.overlay.mu.Lock()
-		defer d.overlay.mu.Unlock()
-		d.applyLocked(e)
-		if e.state != logged && e.state != zeroKept {
+		load.changes = d.ownerChanges(load.changes, e)
+		load.perhapsPass()
+		d.changeBases(e)
+		if d.once != nil && e.state != logged && e.state != zeroKept {
 			d.touched.put(*e)
 		}
 		return nil
 	})
+	load.finish()
 	if err != nil {
 		return nil, fmt.Errorf("replay the log: %w", err)
 	}
-	return scan, d.once.state.FinishReplay()
+	if d.once != nil {
+		err = d.once.state.FinishReplay()
+	}
+	return scan, err
+}
+
+// loader loads changes into an overlay, in order, beside the one who gathers them.
+type loader struct {
+	changes []extent // gathered, not passed on yet
+	full    chan []extent
+	empty   chan []extent
+	done    chan struct{}
+}
+
+// newLoader starts it; finish must be called.
+func newLoader(into *overlay) *loader {
+	// A record makes three changes at most.
+	newPart := func() []extent { return make([]extent, 0, replayChunk+2) }
+	l := &loader{changes: newPart(), full: make(chan []extent), empty: make(chan []extent, 2), done: make(chan struct{})}
+	l.empty <- newPart()
+	go func() { // ends with finish
+		defer close(l.done)
+		for part := range l.full {
+			into.load(part)
+			l.empty <- part[:0]
+		}
+	}()
+	return l
+}
+
+// perhapsPass passes on what was gathered if that is a whole part.
+func (l *loader) perhapsPass() {
+	if len(l.changes) >= replayChunk {
+		l.full <- l.changes
+		l.changes = <-l.empty
+	}
+}
+
+// finish loads the rest, and returns when all is loaded.
+func (l *loader) finish() {
+	l.full <- l.changes
+	close(l.full)
+	<-l.done
 }
 
 // scan visits every record that the scan keeps, as what it means.
@@ -274,6 +303,7 @@ func (d *Disk) scan(opt wal.ScanOptions, visit func(*extent) error) (*wal.ScanRe
 // since; what lies behind it is little, because the log flushes itself.
 func (d *Disk) findLost(opt wal.ScanOptions) (int64, error) {
 	d.unproven = nil
+	opt.SkipProven = true
 	keep := walkChunk
 	proven := func(durable int64) {
 		d.unproven = slices.DeleteFunc(d.unproven, func(e extent) bool { return e.frame < durable })

@@ -2,7 +2,9 @@ package wal
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"jnbd/disk"
@@ -79,6 +81,9 @@ func runModel(t *testing.T, seed uint64) {
 			if err != nil {
 				t.Fatalf("seed %d step %d: %v", seed, step, err)
 			}
+			if err := proveSkip(g, sopt, r); err != nil {
+				t.Fatalf("seed %d step %d: %v", seed, step, err)
+			}
 			from, last, ok := rd.span()
 			switch {
 			case sopt.Cut == CutPrefix && ok && last+1 != next, ok && last+1 < flushed:
@@ -104,6 +109,34 @@ func runModel(t *testing.T, seed uint64) {
 	if laps < 12 {
 		t.Fatalf("only %d laps", laps)
 	}
+}
+
+// proveSkip holds a scan that leaves proven segments out against one that gave full: behind the
+// durable mark both show the same, and they end at the same place.
+func proveSkip(dev disk.Device, opt ScanOptions, full *ScanResult) error {
+	unproven := func(opt ScanOptions) (frames []int64, r *ScanResult, err error) {
+		r, err = Scan(dev, opt, func(f *Frame) error {
+			if f.Pos >= full.DurableUpTo {
+				frames = append(frames, f.Pos)
+			}
+			return nil
+		})
+		return frames, r, err
+	}
+	want, _, err := unproven(opt)
+	if err != nil {
+		return err
+	}
+	opt.SkipProven = true
+	got, r, err := unproven(opt)
+	if err != nil {
+		return fmt.Errorf("without proven segments: %w", err)
+	}
+	if !slices.Equal(got, want) || r.End != full.End || r.DurableUpTo != full.DurableUpTo {
+		return fmt.Errorf("without proven segments a scan shows frames at %v, with them at %v; it ends at %d, durable up to %d, want %d and %d",
+			got, want, r.End, r.DurableUpTo, full.End, full.DurableUpTo)
+	}
+	return nil
 }
 
 // modelSizes are the payload sizes of one request.

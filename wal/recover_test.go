@@ -95,6 +95,11 @@ func TestSameLogEitherWay(t *testing.T) {
 	if diff := cmp.Diff(slow, cut); diff != "" {
 		t.Errorf("up to the last barrier, which is the end, a scan shows something else:\n%s", diff)
 	}
+	if late, r := list(ScanOptions{SkipProven: true}); len(late) == 0 || len(late)*4 > len(slow) || r.End != rs.End || r.DurableUpTo != rs.DurableUpTo {
+		t.Errorf("without proven segments %d of %d frames are shown, up to %#x, durable up to %#x", len(late), len(slow), r.End, r.DurableUpTo)
+	} else if diff := cmp.Diff(slow[len(slow)-len(late):], late); diff != "" {
+		t.Errorf("without proven segments a scan shows something else:\n%s", diff)
+	}
 	for name, r := range map[string]*ScanResult{"summaries": rq, "barrier": rc} {
 		if r.End != rs.End || r.NextSeq != rs.NextSeq || r.Frames != rs.Frames || r.Records != rs.Records ||
 			r.Summaries != rs.Summaries || r.Barrier != rs.Barrier || r.DurableUpTo != rs.DurableUpTo {

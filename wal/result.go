@@ -29,6 +29,11 @@ type ScanOptions struct {
 	// VerifyAll reads every frame and payload, also where a SUMMARY would do, and holds
 	// each SUMMARY against the frames that it lists.
 	VerifyAll bool
+	// SkipProven leaves out segments that end a whole segment or more below what the headers at
+	// the boundaries say is durable: their frames are not read, visited or counted. Of the
+	// result, then, only End and DurableUpTo hold. A scan without it must follow, because
+	// damage in there goes unseen.
+	SkipProven bool
 }
 
 // ScanResult is what a scan found, and what Continue needs to go on from there.
