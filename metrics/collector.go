@@ -60,6 +60,8 @@ func metrics() []metric {
 	return []metric{
 		ofProcess(gauge, "jnbd_connections_open", "Open connections of clients, also those that still negotiate.",
 			func(s *State) float64 { return float64(s.Connections) }),
+		ofProcess(gauge, "jnbd_connections_max", "How many connections may be open (--max-connections).",
+			func(s *State) float64 { return float64(s.ConnectionsMax) }),
 		ofProcess(counter, "jnbd_connections_accepted_total", "Connections accepted.",
 			func(s *State) float64 { return float64(s.ConnectionsTotal) }),
 		ofProcess(counter, "jnbd_connections_refused_total", "Connections closed at once because too many were open.",

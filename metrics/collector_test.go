@@ -47,7 +47,7 @@ func TestLabels(t *testing.T) {
 
 // Figures arrive unchanged, and a histogram's buckets count what is within them.
 func TestCollect(t *testing.T) {
-	st := &State{Connections: 3, Disks: []Disk{{
+	st := &State{Connections: 3, ConnectionsMax: 8, Disks: []Disk{{
 		Export: "d", Poisoned: "gone",
 		Log:   Log{UsedBytes: 123, Head: 900, DurableUpTo: 400, LagSeconds: 2.5},
 		Spare: Spare{DisplacedBlocks: 7},
@@ -59,6 +59,7 @@ func TestCollect(t *testing.T) {
 	families := gather(t, func() *State { return st })
 	for name, want := range map[string]float64{
 		"jnbd_connections_open":          3,
+		"jnbd_connections_max":           8,
 		"jnbd_poisoned":                  1,
 		"jnbd_log_used_bytes":            123,
 		"jnbd_log_not_durable_bytes":     500,

@@ -75,6 +75,7 @@ func (s *Source) State() *State {
 		Started: s.Started.UTC(),
 
 		Connections:        server.Conns,
+		ConnectionsMax:     server.MaxConns,
 		ConnectionsTotal:   server.ConnsTotal,
 		ConnectionsRefused: server.ConnsRefused,
 		BufferBytes:        server.BufferBytes,

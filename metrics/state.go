@@ -12,6 +12,7 @@ type State struct {
 	Started time.Time `json:"started"`
 
 	Connections        int    `json:"connections"` // open, of all disks
+	ConnectionsMax     int    `json:"connections_max"`
 	ConnectionsTotal   uint64 `json:"connections_total"`
 	ConnectionsRefused uint64 `json:"connections_refused"`
 	BufferBytes        int64  `json:"buffer_bytes"` // payloads and replies in memory

@@ -28,7 +28,8 @@ func (c *conn) acceptWrite(req *request) (whole bool, err error) {
 		n = int(req.length) // at most MaxBlock, and the payload is as long
 	}
 	head := c.style.requestSize()
-	if no.errno == 0 && n <= inPlaceBytes && c.to-c.from < head+n {
+	inPlace := c.server.share.inPlace()
+	if no.errno == 0 && n <= inPlace && c.to-c.from < head+n {
 		return false, nil // nothing was done yet; it will be looked at again
 	}
 	c.count.requests.Add(1)
@@ -42,7 +43,7 @@ func (c *conn) acceptWrite(req *request) (whole bool, err error) {
 		c.refuse(req, no)
 	case n == 0:
 		c.succeedEmpty(req)
-	case n > inPlaceBytes:
+	case n > inPlace:
 		c.runBatchBefore(req.payload)
 		return true, c.handOffWrite(req)
 	default:
@@ -163,7 +164,7 @@ func (c *conn) drainPayload(bytes uint64) error {
 	}
 	c.from, c.to = 0, 0
 	for got < n {
-		m, err := c.receive(c.input[:min(len(c.input), n-got)], 0)
+		m, err := c.receive(c.input[:min(c.server.share.bytes(), n-got)], 0)
 		if err != nil {
 			return err
 		}

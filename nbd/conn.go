@@ -113,7 +113,7 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 	if socket, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = socket.SyscallConn() // nil if it is closed already
 	}
-	c.outbox.init(nc, c.raw)
+	c.outbox.init(nc, c.raw, &s.share)
 	c.flight.landed.L = &c.flight.mu
 	c.flight.onIdle = c.wakeIfStopping
 	return c

@@ -20,9 +20,10 @@
 // A client that has not chosen an export is closed after HandshakeTimeout, or after a second
 // when MaxConns are open and another one comes.
 //
-// Memory is bounded: MaxConns times about 1 MiB (read buffer 256 KiB, and small replies
-// that wait), most of which a connection touches only when it is busy, plus MaxBufferBytes
-// (buffers.go, flight.go).
+// Memory is bounded: MaxBufferBytes for payloads and large replies (buffers.go, flight.go), and
+// for each connection about 20 KiB, and as long as it has something to do the read buffer and
+// the small replies that wait. Few connections take up to 1 MiB each for these; the more are
+// attached, the less each takes (share.go).
 //
 // A client that stalls, in the middle of a payload or by not reading its replies, costs
 // others time only when they need a buffer of the same size range (up to 256 KiB, up to

@@ -148,6 +148,7 @@ func (s *Server) attachedToLocked(x *export) []*conn {
 func (s *Server) attach(c *conn) {
 	s.mu.Lock()
 	c.attached.Store(c.export)
+	s.share.joinLocked()
 	removed := c.export.removed.Load()
 	s.mu.Unlock()
 	if removed { // RemoveExport has not seen c

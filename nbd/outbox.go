@@ -23,9 +23,6 @@ import (
 //
 // mu is never held across a write; "sending" is what keeps senders apart (I12).
 
-// maxPosted is how much may wait before the reader waits, in bytes of small replies.
-const maxPosted = 256 << 10
-
 // maxVectors is how many pieces one write call is given; the host takes up to 1,024.
 const maxVectors = 256
 
@@ -36,6 +33,7 @@ const maxPlainWrite = 16 << 10
 // outbox is the sending half of a connection.
 type outbox struct {
 	nc       net.Conn
+	share    *share          // how much may wait before the reader waits, in bytes of small replies
 	raw      syscall.RawConn // nil: nc has no socket, or bytes must pass through nc (TLS)
 	gathered []byte          // without raw: room for pieces that are written together
 
@@ -59,8 +57,8 @@ type outbox struct {
 }
 
 // init ties the outbox to its connection.
-func (b *outbox) init(nc net.Conn, raw syscall.RawConn) {
-	b.nc, b.raw = nc, raw
+func (b *outbox) init(nc net.Conn, raw syscall.RawConn, share *share) {
+	b.nc, b.raw, b.share = nc, raw, share
 	b.changed.L = &b.mu
 	b.tryFunc = b.try
 }
@@ -74,7 +72,7 @@ func (b *outbox) sendThrough(nc net.Conn) { b.nc, b.raw = nc, nil }
 func (b *outbox) send(p []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.sending && b.failed == nil && len(b.small)+len(p) > maxPosted {
+	for b.sending && b.failed == nil && len(b.small)+len(p) > b.share.bytes() {
 		b.changed.Wait()
 	}
 	if b.failed != nil {

@@ -20,7 +20,7 @@ import (
 // sent: in case 1 when all of it is zero, in case 2 where the Device says so.
 
 const (
-	// inPlaceBytes is the largest payload that the reader handles itself.
+	// inPlaceBytes is the largest payload that the reader handles itself, if the share allows it.
 	inPlaceBytes = 64 << 10
 	// minHole is the smallest piece that is sent as a hole.
 	minHole = 4096
@@ -37,7 +37,7 @@ type piece struct {
 // readInPlace answers a READ of at most inPlaceBytes if the Device has the data in memory.
 func (c *conn) readInPlace(req *request) bool {
 	n := int(req.length) // at most MaxBlock
-	if c.export.cached == nil || n > inPlaceBytes {
+	if c.export.cached == nil || n > c.server.share.inPlace() {
 		return false
 	}
 	start, head := len(c.replies), simpleReplySize

@@ -199,7 +199,7 @@ func TestMaxConns(t *testing.T) {
 	log.await(t, closedOf(1))
 	awaitConns(t, s, 1) // the event comes just before the count
 	attach(t, path).must(cmdRead, 0, 0, 1, nil)
-	if st := s.Stats(); st.ConnsTotal != 4 || st.ConnsRefused != 1 || st.Conns != 2 {
+	if st := s.Stats(); st.ConnsTotal != 4 || st.ConnsRefused != 1 || st.Conns != 2 || st.MaxConns != 2 {
 		t.Errorf("stats %+v", st)
 	}
 }
@@ -219,7 +219,7 @@ func TestStats(t *testing.T) {
 	check := func(when string) {
 		t.Helper()
 		st := s.Stats()
-		st.Conns, st.BufferBytes = 0, 0
+		st.Conns, st.MaxConns, st.BufferBytes = 0, 0, 0
 		want := Stats{
 			ConnsTotal: 1, Requests: 7, Failed: 1, Reads: 2, Writes: 3, Flushes: 1,
 			BytesRead: 50 + 100<<10, BytesWritten: 100 + 100<<10,

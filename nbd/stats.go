@@ -6,6 +6,7 @@ import "sync/atomic"
 // them may be off by what happened meanwhile.
 type Stats struct {
 	Conns        int    // connections open now
+	MaxConns     int    // how many may be
 	ConnsTotal   uint64 // connections accepted so far
 	ConnsRefused uint64 // of these, closed at once because MaxConns were open
 	Requests     uint64 // requests received
@@ -62,6 +63,7 @@ func (s *Server) Stats() Stats {
 	defer s.mu.Unlock()
 	st := Stats{
 		Conns:        len(s.conns),
+		MaxConns:     s.maxConns(),
 		ConnsTotal:   s.count.connsTotal.Load(),
 		ConnsRefused: s.count.connsRefused.Load(),
 		BufferBytes:  s.buffers.held(),

@@ -31,7 +31,7 @@ const (
 	// inputBytes is the read buffer. A socket of default size never holds more.
 	inputBytes = 256 << 10
 	// sendAbove is how many bytes of replies are collected before they leave even though
-	// more requests are at hand.
+	// more requests are at hand; fewer where the share is smaller.
 	sendAbove = 64 << 10
 	// afterLarge is how much is read after a large payload: its like tends to follow, and
 	// what is read of that here must be copied.
@@ -67,7 +67,7 @@ func (r *reader) release() {
 // that came whole before has been begun by then.
 func (c *conn) transmit() error {
 	c.input = mapPages(inputBytes)
-	c.limit = inputBytes
+	c.limit = c.server.share.bytes()
 	c.received = time.Now()
 	c.look = func(fd uintptr) { c.waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }
 	c.batch.admit = func() bool { return c.admit(c.received, c.endsInSocket) }
@@ -133,7 +133,7 @@ func (c *conn) serveReceived() error {
 		if err := c.perform(&req); err != nil {
 			return err
 		}
-		if len(c.replies) > sendAbove {
+		if len(c.replies) > min(sendAbove, c.server.share.bytes()) {
 			if err := c.sendCollected(); err != nil {
 				return err
 			}
@@ -275,13 +275,14 @@ func (c *conn) receiveMore() error {
 	if c.from == c.to {
 		c.from, c.to = 0, 0
 	}
-	if len(c.input)-c.from < extendedRequestSize+inPlaceBytes {
+	share := c.server.share.bytes()
+	if len(c.input)-c.from < extendedRequestSize+inPlaceBytes || c.to >= share {
 		c.to = copy(c.input, c.input[c.from:c.to])
 		c.from = 0
 	}
 	room := c.input[c.to:]
 	n, err := c.receive(room[:min(len(room), c.limit)], 0)
-	c.limit = inputBytes
+	c.limit = share
 	c.to += n
 	return err
 }

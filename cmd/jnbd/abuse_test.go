@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"jnbd/nbd"
 )
 
 // abuseMemory is --memory of the servers that are abused, and what their processes may have
@@ -20,6 +23,8 @@ import (
 const (
 	abuseMemory   = "128M"
 	abuseResident = (128 + 32 + 64) << 20
+	// abuseFiles are open besides those of the clients that misbehave.
+	abuseFiles = 50
 )
 
 // promptly runs an operation of a client that behaves, which must succeed in time.
@@ -57,128 +62,189 @@ func mustWork(t *testing.T, what string, c *client, value byte) {
 func (s *server) mustBeSmall(t *testing.T, files int) {
 	t.Helper()
 	pid := s.cmd.Process.Pid
-	kilobytes, err := strconv.ParseInt(strings.TrimSuffix(procStatus(t, pid, "VmHWM"), " kB"), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kilobytes := procKilobytes(t, pid, "VmHWM")
 	if kilobytes<<10 > abuseResident {
 		t.Errorf("the server had %d MiB of memory at its peak, want at most %d", kilobytes>>10, abuseResident>>20)
 	}
-	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	open, err := s.openFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(open) > files {
-		t.Errorf("the server has %d files open, want at most %d", len(open), files)
+	if open > files {
+		t.Errorf("the server has %d files open, want at most %d", open, files)
 	}
 }
 
-// A thousand connections of every bad kind at once, and one client that works through it all.
+// openFiles counts the files that the process has open.
+func (s *server) openFiles() (int, error) {
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+	return len(open), err
+}
+
+// abuser opens connections that misbehave, and keeps them.
+type abuser struct {
+	t       *testing.T
+	uri     string
+	address string // of uri
+	random  *rand.Rand
+	opened  []net.Conn
+	// attached counts the connections that chose an export.
+	attached int
+}
+
+func newAbuser(t *testing.T, s *server) *abuser {
+	address := strings.TrimSuffix(strings.TrimPrefix(s.uri, "nbd://"), "/d.img")
+	return &abuser{t: t, uri: s.uri, address: address, random: rand.New(rand.NewPCG(1, 2))}
+}
+
+// connect opens a connection.
+func (a *abuser) connect() net.Conn {
+	conn, err := net.Dial("tcp", a.address)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.opened = append(a.opened, conn)
+	return conn
+}
+
+// attach opens a connection that may send requests.
+func (a *abuser) attach() net.Conn {
+	c, err := dial(a.uri)
+	if err != nil {
+		a.t.Fatalf("attach beside %d connections: %v", len(a.opened), err)
+	}
+	a.opened = append(a.opened, c.conn)
+	a.attached++
+	return c.conn
+}
+
+func (a *abuser) garbage() []byte {
+	p := make([]byte, 1000)
+	for i := range p {
+		p[i] = byte(a.random.Uint32())
+	}
+	return p
+}
+
+// close closes all that are open still.
+func (a *abuser) close() {
+	for _, conn := range a.opened {
+		_ = conn.Close()
+	}
+}
+
+// resetConn closes a connection in a way that its peer can't overlook.
+func resetConn(conn net.Conn) {
+	_ = conn.(*net.TCPConn).SetLinger(0)
+	_ = conn.Close()
+}
+
+// badHeader is a request's header, of a request that will not be finished in order.
+func badHeader(command uint16, length uint32) []byte {
+	p := []byte{0x25, 0x60, 0x95, 0x13, 0, 0, byte(command >> 8), byte(command)}
+	p = append(p, make([]byte, 16)...)
+	return binary.BigEndian.AppendUint32(p, length)
+}
+
+// badKinds are the ways to misbehave. What a client writes may fail: the server may have closed
+// the connection already.
+var badKinds = []struct {
+	name     string
+	attaches bool
+	seldom   bool // the client's own part takes long
+	do       func(a *abuser)
+}{
+	{"silent", false, false, func(a *abuser) { a.connect() }},
+	{"garbage", false, false, func(a *abuser) { _, _ = a.connect().Write(a.garbage()) }},
+	{"garbage when attached", true, false, func(a *abuser) { _, _ = a.attach().Write(a.garbage()) }},
+	{"reset", false, false, func(a *abuser) { resetConn(a.connect()) }},
+	{"reset with requests outstanding", true, false, func(a *abuser) {
+		c := a.attach()
+		_, _ = c.Write(bytes.Repeat(badHeader(nbdCmdRead, 64<<10), 20))
+		resetConn(c)
+	}},
+	{"half a payload", true, false, func(a *abuser) {
+		_, _ = a.attach().Write(append(badHeader(nbdCmdWrite, 1<<20), make([]byte, 1000)...))
+	}},
+	{"half a payload, and away", true, false, func(a *abuser) {
+		c := a.attach()
+		_, _ = c.Write(append(badHeader(nbdCmdWrite, 1<<20), make([]byte, 1000)...))
+		_ = c.Close()
+	}},
+	{"options without end", false, false, func(a *abuser) {
+		c := a.connect()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = c.Write([]byte{0, 0, 0, 3})
+		for range 100 {
+			if _, err := c.Write([]byte("IHAVEOPT\x00\x00\x00\x03\x00\x00\x00\x00")); err != nil {
+				return
+			}
+		}
+	}},
+	{"never reading", true, true, func(a *abuser) {
+		c := a.attach()
+		_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		_, _ = c.Write(bytes.Repeat(badHeader(nbdCmdRead, 1<<20), 2000))
+	}},
+}
+
+// A thousand connections of every bad kind at once, and one client that works through it all. None
+// of them is refused, so that each is as bad as its name says.
 func TestAbuse(t *testing.T) {
 	diskPath := filepath.Join(t.TempDir(), "d.img")
 	s := startServer(t, diskPath, "--size", "64M", "--journal-size", "64M", "--memory", abuseMemory, "-p", "0")
 	good := mustDial(t, s.uri)
 	mustWork(t, "before", good, 1)
-	address := strings.TrimSuffix(strings.TrimPrefix(s.uri, "nbd://"), "/d.img")
-	var opened []net.Conn
-	connect := func() net.Conn {
-		conn, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		opened = append(opened, conn)
-		return conn
-	}
-	attached := func() net.Conn { // or refused: all places may be taken
-		c, err := dial(s.uri)
-		if err != nil {
-			return connect()
-		}
-		opened = append(opened, c.conn)
-		return c.conn
-	}
-	random := rand.New(rand.NewPCG(1, 2))
-	garbage := func(n int) []byte {
-		p := make([]byte, n)
-		for i := range p {
-			p[i] = byte(random.Uint32())
-		}
-		return p
-	}
-	reset := func(conn net.Conn) {
-		_ = conn.(*net.TCPConn).SetLinger(0)
-		_ = conn.Close()
-	}
-	header := func(command uint16, length uint32) []byte {
-		p := []byte{0x25, 0x60, 0x95, 0x13, 0, 0, byte(command >> 8), byte(command)}
-		p = append(p, make([]byte, 16)...)
-		return append(p, byte(length>>24), byte(length>>16), byte(length>>8), byte(length))
-	}
-	kinds := []struct {
-		name string
-		slow bool // the client's own part takes long
-		do   func()
-	}{
-		{"silent", false, func() { connect() }},
-		{"garbage", false, func() { _, _ = connect().Write(garbage(1000)) }},
-		{"garbage when attached", false, func() { _, _ = attached().Write(garbage(1000)) }},
-		{"reset", false, func() { reset(connect()) }},
-		{"reset with requests outstanding", false, func() {
-			c := attached()
-			_, _ = c.Write(bytes.Repeat(header(nbdCmdRead, 64<<10), 20))
-			reset(c)
-		}},
-		{"half a payload", false, func() { _, _ = attached().Write(append(header(nbdCmdWrite, 1<<20), make([]byte, 1000)...)) }},
-		{"half a payload, and away", false, func() {
-			c := attached()
-			_, _ = c.Write(append(header(nbdCmdWrite, 1<<20), make([]byte, 1000)...))
-			_ = c.Close()
-		}},
-		{"options without end", false, func() {
-			c := connect()
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-			_, _ = c.Write([]byte{0, 0, 0, 3})
-			for range 100 {
-				if _, err := c.Write([]byte("IHAVEOPT\x00\x00\x00\x03\x00\x00\x00\x00")); err != nil {
-					return
-				}
-			}
-		}},
-		{"never reading", true, func() {
-			c := attached()
-			_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-			_, _ = c.Write(bytes.Repeat(header(nbdCmdRead, 1<<20), 2000))
-		}},
-	}
-	const each = 112 // 1,008 in all
-	for round := range each {
-		for _, kind := range kinds {
-			if kind.slow && round%8 > 0 {
-				connect()
+	a := newAbuser(t, s)
+	defer a.close()
+	const rounds, seldom = 112, 8 // 1,008 in all
+	wanted := 0
+	for round := range rounds {
+		for _, kind := range badKinds {
+			if kind.seldom && round%seldom > 0 {
+				a.connect()
 				continue
 			}
-			kind.do()
+			if kind.attaches {
+				wanted++
+			}
+			if kind.do(a); a.attached != wanted {
+				t.Fatalf("%s: %d clients were attached, want %d", kind.name, a.attached, wanted)
+			}
 		}
 		if round%16 == 0 {
 			mustWork(t, fmt.Sprintf("round %d", round), good, byte(round))
 		}
 	}
 	mustWork(t, "after it", good, 100)
-	s.mustBeSmall(t, 150) // 100 connections, and the server's own
-	for _, conn := range opened {
-		_ = conn.Close()
+	s.mustBeSmall(t, len(a.opened)+abuseFiles)
+	a.close()
+	mustWork(t, "a new client", mustDialWhenFree(t, "attach when the others have left", s.uri), 101)
+	s.awaitFiles(t, abuseFiles)
+	s.stop(t)
+	log := s.stderr.String()
+	if got := strings.Count(log, nbd.ConnAttached.String()); got < wanted {
+		t.Errorf("the log tells of %d clients that were attached, want %d", got, wanted)
 	}
-	var c *client
-	promptly(t, "a new client when the others have left", func() (err error) {
-		for deadline := time.Now().Add(5 * time.Second); ; { // the server must notice first
-			if c, err = dial(s.uri); err == nil || time.Now().After(deadline) {
+	if strings.Contains(log, "connections are open, the limit") {
+		t.Error("connections were refused")
+	}
+}
+
+// awaitFiles waits until the server has closed the files of clients that have left.
+func (s *server) awaitFiles(t *testing.T, most int) {
+	t.Helper()
+	promptly(t, "closing files", func() error {
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			open, err := s.openFiles()
+			if err != nil || open <= most {
 				return err
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("the server has %d files open when all but two clients have left, want at most %d", open, most)
 			}
 		}
 	})
-	defer c.conn.Close()
-	mustWork(t, "a new client", c, 101)
-	s.stop(t)
 }
 
 // The process may open no more files: who is connected is served, and others are as soon as

@@ -53,7 +53,7 @@ func dial(address string) (*client, error) {
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	return &client{conn: conn, in: bufio.NewReaderSize(conn, 1<<20), size: uint64(info.Size), reads: map[uint64]int{}}, nil
+	return &client{conn: conn, in: bufio.NewReaderSize(conn, 64<<10), size: uint64(info.Size), reads: map[uint64]int{}}, nil
 }
 
 // send sends one request, without waiting for its reply.

@@ -220,6 +220,7 @@ func (o *createOptions) matches(diskPath string, super *jsuper.Superblock) error
 func (a *app) newServer(exports []*export, options serveOptions, budget memoryBudget) *nbd.Server {
 	events := &eventLog{log: a.log}
 	server := &nbd.Server{
+		MaxConns:       options.maxConnections,
 		MaxBufferBytes: budget.buffers,
 		Errno:          errnoOf,
 		OnEvent:        events.add,

@@ -46,6 +46,7 @@ type serveOptions struct {
 	config         string
 	defaultExport  string
 	memory         sizeFlag
+	maxConnections int
 	pidFile        string
 	run            string
 	exitWithParent bool
@@ -59,12 +60,13 @@ type serveOptions struct {
 // defaultServeOptions are the options before anybody has said anything.
 func defaultServeOptions() serveOptions {
 	return serveOptions{
-		exportOptions: exportOptions{recover: "prefix", commitInterval: 5 * time.Second},
-		listen:        listenOptions{unixMode: modeFlag(nbd.SocketMode), ip: "127.0.0.1", port: nbd.DefaultPort},
-		memory:        sizeFlag{bytes: defaultMemory},
-		tls:           tlsOptions{verifyPeer: true},
-		slowRequest:   time.Second,
-		traceEvery:    100,
+		exportOptions:  exportOptions{recover: "prefix", commitInterval: 5 * time.Second},
+		listen:         listenOptions{unixMode: modeFlag(nbd.SocketMode), ip: "127.0.0.1", port: nbd.DefaultPort},
+		memory:         sizeFlag{bytes: defaultMemory},
+		maxConnections: nbd.DefaultMaxConns,
+		tls:            tlsOptions{verifyPeer: true},
+		slowRequest:    time.Second,
+		traceEvery:     100,
 	}
 }
 
@@ -110,6 +112,7 @@ func (o *serveOptions) register(flags *pflag.FlagSet) {
 	flags.StringVarP(&o.listen.ip, "ipaddr", "i", o.listen.ip, "listen on this address for TCP")
 	flags.Uint16VarP(&o.listen.port, "port", "p", o.listen.port, "listen on this TCP port; 0 picks a free one")
 	flags.Var(&o.memory, "memory", "memory for all disks and clients together, at least "+formatSize(minMemory))
+	flags.IntVar(&o.maxConnections, "max-connections", o.maxConnections, "how many connections may be open at a time, of all clients together; a further one is closed at once")
 	flags.StringVar(&o.tls.policy, "tls", o.tls.policy, "off, on (clients choose) or require (default: require with --tls-certificates, else off)")
 	flags.StringVar(&o.tls.certificates, "tls-certificates", o.tls.certificates, "directory with server-cert.pem, server-key.pem and ca-cert.pem; 'jnbd tls init' makes one")
 	flags.BoolVar(&o.tls.verifyPeer, "tls-verify-peer", o.tls.verifyPeer, "let only clients in that show a certificate of the authority in ca-cert.pem")
@@ -149,6 +152,7 @@ func (a *app) serve(invocation *invocation) (err error) {
 	if options.swap {
 		prepareForSwap(a.log)
 	}
+	a.warnOfFiles(options.maxConnections, len(plan.exports))
 	s := &service{app: a, options: options}
 	if s.tls, err = newLiveTLS(options.tls); err != nil {
 		return err
@@ -243,6 +247,9 @@ func (o *serveOptions) check() error {
 	}
 	if o.traceEvery < 1 {
 		return usagef("--trace-every %d: want 1 for all, or more", o.traceEvery)
+	}
+	if o.maxConnections < 1 {
+		return usagef("--max-connections %d: want at least 1", o.maxConnections)
 	}
 	if o.memory.bytes < minMemory {
 		return usagef("--memory %s is too little: want at least %s", formatSize(o.memory.bytes), formatSize(minMemory))

@@ -26,6 +26,16 @@ func procStatus(t *testing.T, pid int, name string) string {
 	return ""
 }
 
+// procKilobytes is procStatus of an amount of memory.
+func procKilobytes(t *testing.T, pid int, name string) int64 {
+	t.Helper()
+	kilobytes, err := strconv.ParseInt(strings.TrimSuffix(procStatus(t, pid, name), " kB"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kilobytes
+}
+
 // pfMemallocNoIO is PF_MEMALLOC_NOIO of the kernel's linux/sched.h: half of what an I/O flusher is.
 const pfMemallocNoIO = 0x00080000
 
