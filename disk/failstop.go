@@ -38,3 +38,31 @@ func (f *failStop) Flush() error {
 	f.failed = f.parent.Flush()
 	return f.failed
 }
+
+// FlushFailed is the first failed flush of dev, if FailStop returned dev, or nil.
+func FlushFailed(dev Device) error {
+	f, ok := dev.(*failStop)
+	if !ok {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
+}
+
+// Stop makes every later flush of dev, which FailStop returned, fail with cause, unless one
+// has failed before. A flush that is under way ends first. It returns the device below: the
+// caller may write there and flush what it has written since the call. Nobody takes
+// that flush for another's, and it says nothing of what was written before.
+func Stop(dev Device, cause error) Device {
+	f, ok := dev.(*failStop)
+	if !ok {
+		return dev
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed == nil {
+		f.failed = cause
+	}
+	return f.parent
+}

@@ -2,7 +2,9 @@ package disk_test
 
 import (
 	"errors"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -34,6 +36,56 @@ func TestFailStopFlushes(t *testing.T) {
 		if name == "failstop" && (!errors.Is(err, syscall.EIO) || !errors.Is(err, disk.ErrFlushFailed)) {
 			t.Errorf("the second flush doesn't tell the cause: %v", err)
 		}
+	}
+}
+
+// TestStop: when Stop returns, no flush is under way and none will be; the device below can be
+// flushed all the same.
+func TestStop(t *testing.T) {
+	for range 100 {
+		g := crashdisk.NewGroup(1)
+		var ended atomic.Bool
+		dev := disk.FailStop(flushEnd{g.Disk("d", 4096), func() { ended.Store(true) }})
+		stopped := make(chan bool, 1)
+		var below disk.Device
+		g.OnOp(func(int, string) { // a flush is under way
+			go func() {
+				below = disk.Stop(dev, syscall.EIO)
+				stopped <- ended.Load()
+			}()
+			runtime.Gosched()
+		})
+		if err := dev.Flush(); err != nil {
+			t.Fatalf("the flush that was under way: %v", err)
+		}
+		if !<-stopped {
+			t.Fatal("stopped beside a flush")
+		}
+		g.OnOp(nil)
+		if err := dev.Flush(); !errors.Is(err, syscall.EIO) || g.Ops() != 1 {
+			t.Fatalf("a later flush: %v, after %d operations", err, g.Ops())
+		}
+		if err := below.Flush(); err != nil || g.Ops() != 2 {
+			t.Fatalf("the device below: %v, after %d operations", err, g.Ops())
+		}
+	}
+}
+
+// TestFlushFailed tells of a flush that has failed, also of one that Stop did not let be.
+func TestFlushFailed(t *testing.T) {
+	g := crashdisk.NewGroup(1)
+	bare := g.Disk("d", 4096)
+	dev := disk.FailStop(bare)
+	if err := errors.Join(dev.Flush(), disk.FlushFailed(dev), disk.FlushFailed(bare)); err != nil {
+		t.Errorf("nothing has failed: %v", err)
+	}
+	if disk.Stop(bare, syscall.EIO) != disk.Device(bare) {
+		t.Error("a device without FailStop is not itself")
+	}
+	disk.Stop(dev, syscall.EIO)
+	disk.Stop(dev, syscall.ENOSPC)
+	if err := disk.FlushFailed(dev); !errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("stopped for EIO, and then: %v", err)
 	}
 }
 

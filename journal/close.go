@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -37,6 +38,18 @@ func (d *Disk) end(ctx context.Context, state jsuper.State, progress func(done, 
 		return nil
 	}
 	defer d.log.Close() // only stops its flusher; what it flushed or failed to is known
+	err := d.bringToEnd(ctx, state, progress)
+	if d.poison.Load() == nil {
+		return err
+	}
+	if err != nil {
+		err = d.poisoned()
+	}
+	return errors.Join(err, d.awaitEnding())
+}
+
+// bringToEnd is end, once nothing else works on the disk.
+func (d *Disk) bringToEnd(ctx context.Context, state jsuper.State, progress func(done, total int64)) error {
 	if d.poison.Load() != nil {
 		return d.poisoned()
 	}

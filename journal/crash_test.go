@@ -95,7 +95,7 @@ func (s suite) runUntil(t *testing.T, base *crashdisk.Group, all []*client, k in
 	reset(all)
 	g = base.KillImage()
 	g.CrashAt(k)
-	d, err := Open(s.parts(g), Options{})
+	d, err := Open(s.parts(g), Options{BootID: thisBoot})
 	if err == nil {
 		err = run(d, all)
 		if err == nil {
@@ -316,7 +316,9 @@ func sameState(c *client, at int, barriers map[int]bool) bool {
 
 // TestErrorAtEveryOperation is P9: each operation of a run fails once, with the caches doing
 // what kernels do then. The failure must be told, nothing may be acknowledged as durable after
-// it, what is read is right or an error, and a restart finds what was acknowledged.
+// it, what is read is right or an error, and a restart finds what was acknowledged. If it does
+// not find all that was replied to, it is another incarnation, also in the same run of the
+// host's kernel.
 //
 // Where it is a write that a full host refuses, to a home, a spare slot or the stored state, no
 // client notices anything (hostfull.go).
@@ -324,7 +326,10 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	for _, fault := range []crashdisk.FlushFault{crashdisk.KeepPages, crashdisk.EvictPages} {
 		for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
 			for seed, s := range suites() {
-				if s.clients > 1 || s.most > 64<<10 {
+				switch {
+				case s.mode == jsuper.Auto && fault == crashdisk.EvictPages:
+					s.requests *= 2
+				case s.clients > 1 || s.most > 64<<10:
 					continue // one client on the small layouts; the mode is what matters
 				}
 				if cause == syscall.ENOSPC && fault == crashdisk.EvictPages {
@@ -336,20 +341,28 @@ func TestErrorAtEveryOperation(t *testing.T) {
 					all := workload(uint64(seed+21), s.clients, s.disk, s.most, s.requests)
 					failures := 0
 					refused := 0
+					lost := 0
 					for k, more := 1, true; more; k++ {
 						synctest.Test(t, func(t *testing.T) { // who waits for a full host waits for ticks
-							var told bool
-							more, told = s.failAt(t, base, all, k, cause, fault)
+							var told, missed bool
+							more, told, missed = s.failAt(t, base, all, k, cause, fault)
 							if more {
 								failures++
 							}
 							if more && !told {
 								refused++
 							}
+							if missed {
+								lost++
+							}
 						})
 					}
+					t.Logf("%d failures, %d of them lost what was replied to", failures, lost)
 					if failures < 100 || cause == syscall.ENOSPC && refused < 20 {
 						t.Errorf("only %d operations to fail, and %d for a full host to refuse", failures, refused)
+					}
+					if fault == crashdisk.EvictPages && lost < 2 {
+						t.Errorf("only %d failures lost what was replied to", lost)
 					}
 				})
 			}
@@ -357,9 +370,9 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	}
 }
 
-// failAt runs the workload with operation k failing. It reports whether there was one, and
-// whether that is an error that must be told.
-func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int, cause error, fault crashdisk.FlushFault) (failed, told bool) {
+// failAt runs the workload with operation k failing. It reports whether there was one, whether
+// that is an error that must be told, and whether writes that were replied to were gone behind it.
+func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int, cause error, fault crashdisk.FlushFault) (failed, told, lost bool) {
 	t.Helper()
 	reset(all)
 	g := base.KillImage()
@@ -367,15 +380,17 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 	g.FailAt(k, cause)
 	what := func() string { return fmt.Sprintf("operation %d (%s) fails with %v", k, g.OpInfo(k), cause) }
 
-	d, err := Open(s.parts(g), Options{})
+	d, err := Open(s.parts(g), Options{BootID: thisBoot})
+	var incarnation uint64
 	if err == nil {
+		incarnation, _ = d.Incarnation()
 		err = run(d, all)
 		if err == nil {
 			err = d.Checkpoint(context.Background(), nil)
 		}
 		if refusedAt(d, g, k, cause) {
 			s.checkRefused(t, d, g, all, err, what())
-			return true, false
+			return true, false, false
 		}
 		if err == nil {
 			err = d.Close(context.Background())
@@ -387,10 +402,10 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 		if err != nil {
 			t.Fatalf("%s: but it never happened, and yet: %v", what(), err)
 		}
-		return false, false
+		return false, false, false
 	}
 	if d != nil && refusedAt(d, g, k, cause) {
-		return true, false // it was close's; the disk is as after a kill
+		return true, false, false // it was close's; the disk is as after a kill
 	}
 	if err == nil {
 		t.Fatalf("%s: and nobody said so", what())
@@ -401,20 +416,52 @@ func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int,
 	// The machine is restarted: first the process alone, then the power.
 	for image := range int64(2) {
 		after := g.Image(image)
-		d, p, err := recovered(s.layout, after, wal.CutPrefix)
+		d, p, err := restarted(s.layout, after, bootAfter(image))
 		if err != nil {
 			t.Fatalf("%s: restart, image %d: %v", what(), image, err)
 		}
+		missing := missedBy(d, all, p, incarnation)
 		// What was read is promised, also where the kernel took it for clean (trap 2).
 		s.checkKept(t, after.Image(crashdisk.SeedLost), p, what())
 		abandon(d)
 		if _, err := checkPrefix(all, p, true); err != nil {
 			t.Fatalf("%s: restart, image %d: %v", what(), image, err)
 		}
+		if missing.unsaid() {
+			t.Fatalf("%s: restart, image %d: the incarnation stays, and yet: %v", what(), image, missing.err)
+		}
+		lost = lost || image == crashdisk.SeedKill && missing.err != nil
 		done(p)
 	}
-	return true, true
+	return true, true, lost
 }
+
+// The runs of the host's kernel in these tests.
+var thisBoot, nextBoot = [16]byte{1}, [16]byte{2}
+
+// bootAfter is the run of the kernel that finds an image.
+func bootAfter(image int64) [16]byte {
+	if image == crashdisk.SeedKill {
+		return thisBoot
+	}
+	return nextBoot
+}
+
+// missed is what a client finds that was cut off from one disk, and comes back to another.
+type missed struct {
+	err  error // what is missing of that which was replied to, or nil
+	same bool  // it is told that it is the same incarnation
+}
+
+// missedBy compares d, which reads as p, with what its clients were replied to in an incarnation.
+func missedBy(d *Disk, all []*client, p []byte, incarnation uint64) missed {
+	_, err := checkPrefix(all, p, false)
+	now, _ := d.Incarnation()
+	return missed{err, now == incarnation}
+}
+
+// unsaid reports whether a client would go on over writes that are gone.
+func (m missed) unsaid() bool { return m.err != nil && m.same }
 
 // refusedAt reports whether operation k was a write that a full host may refuse without harm:
 // not one of the log or the superblock, which have their space.
@@ -433,8 +480,9 @@ func refusedAt(d *Disk, g *crashdisk.Group, k int, cause error) bool {
 	return sb.StateOffset != 0 && off >= sb.StateOffset && off < sb.SpareOffset+sb.SpareBytes
 }
 
-// checkRefused: after a write that a full host refused everything is as it should be. err is the
-// last checkpoint's, which alone may have failed with it.
+// checkRefused: after a write that a full host refused everything is as it should be, and a
+// restart is of the same incarnation. err is the last checkpoint's, which alone may have failed
+// with it.
 func (s suite) checkRefused(t *testing.T, d *Disk, g *crashdisk.Group, all []*client, err error, what string) {
 	t.Helper()
 	if err != nil && !errors.Is(err, ErrHostFull) {
@@ -443,16 +491,20 @@ func (s suite) checkRefused(t *testing.T, d *Disk, g *crashdisk.Group, all []*cl
 	if _, err := checkPrefix(all, mustRead(t, d), false); err != nil {
 		t.Fatalf("%s: served: %v", what, err)
 	}
+	incarnation, _ := d.Incarnation()
 	for image := range int64(2) {
 		after := g.Image(image)
-		d, p, err := recovered(s.layout, after, wal.CutPrefix)
+		again, p, err := restarted(s.layout, after, bootAfter(image))
 		if err != nil {
 			t.Fatalf("%s: restart, image %d: %v", what, image, err)
 		}
 		if _, err := checkPrefix(all, p, image != 0); err != nil {
 			t.Fatalf("%s: restart, image %d: %v", what, image, err)
 		}
-		s.checkRaw(t, d, after, p)
+		if now, _ := again.Incarnation(); (now == incarnation) != (image == crashdisk.SeedKill) {
+			t.Fatalf("%s: restart, image %d: incarnation %#x after %#x", what, image, now, incarnation)
+		}
+		s.checkRaw(t, again, after, p)
 		done(p)
 	}
 	want := mustRead(t, d)
@@ -483,10 +535,15 @@ func (s suite) checkKept(t *testing.T, g *crashdisk.Group, want []byte, what str
 	done(p)
 }
 
-// checkPoisoned: after a failure nothing can be changed, and every read is right or fails.
+// checkPoisoned: after a failure nothing can be changed, and every read is right or fails. The
+// superblock says what has happened, because nothing else fails.
 func (s suite) checkPoisoned(t *testing.T, d *Disk, all []*client, what string) {
 	t.Helper()
-	defer abandon(d)
+	defer func() {
+		if err := d.Close(context.Background()); !errors.Is(err, ErrPoisoned) || errors.Is(err, ErrIncarnationStays) {
+			t.Fatalf("%s: close answers %v", what, err)
+		}
+	}()
 	d.checkpointMu.Lock() // a batch that was under way when it happened is over
 	before := d.Stats()
 	d.checkpointMu.Unlock()

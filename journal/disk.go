@@ -46,6 +46,7 @@ type Disk struct {
 	// What it stands on; fixed after Open.
 	home       disk.Device // [0, size) of the backing
 	backing    disk.Device // all of it, as it was given; asked for its times
+	guarded    Parts       // through disk.FailStop
 	ring       disk.Device // the log's range
 	payloads   *wal.Reader // of the log, by position
 	once       *once       // nil without a write-once side
@@ -96,6 +97,7 @@ type Disk struct {
 	// Which history it is (incarnation.go); fixed after Open.
 	incarnation uint64
 	cutSeq      uint64 // of the first frame behind what replay kept
+	ending      ending // of the incarnation
 
 	// The end.
 	poison     atomic.Pointer[error] // P9; set once

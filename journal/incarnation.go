@@ -2,7 +2,11 @@ package journal
 
 import (
 	"errors"
+	"fmt"
+	"sync"
+	"time"
 
+	"jnbd/disk"
 	"jnbd/jsuper"
 	"jnbd/wal"
 )
@@ -14,6 +18,8 @@ import (
 //   - after a disk that was not closed, if the host's kernel has started anew since: what was
 //     replied to and not flushed was in the page cache (P2 holds for a process, not for a
 //     host);
+//   - after a write or flush that failed (P9), or that recovery could not make: the kernel may have
+//     dropped what it could not write, and tells nobody but the process that asked;
 //   - when the log is cut at a barrier and something lay behind it;
 //   - when the backing was written by something else: it was accepted although it had changed, or
 //     it was a closed disk and is not as the close left it.
@@ -81,4 +87,56 @@ func (d *Disk) Incarnation() (incarnation, seq uint64) {
 		return d.incarnation, d.cutSeq
 	}
 	return d.incarnation, d.log.Stats().NextSeq
+}
+
+// ending is how the superblock comes to say that the incarnation has ended with a failure. That
+// can't wait for the next open, which finds a log that is whole, only shorter.
+type ending struct {
+	once sync.Once
+	done chan struct{} // closed when err is there
+	err  error         // why the superblock may not say so
+}
+
+// endIncarnation sees to it that the next open changes the incarnation, because I/O has failed
+// and writes that were replied to may be gone: the superblock forgets in which run of the
+// kernel they were in the page cache. It does not wait, the medium may hang.
+//
+// The flushes of the journal end before: one of them could otherwise be told of a failure in
+// place of another.
+func (d *Disk) endIncarnation(cause error) {
+	d.ending.once.Do(func() {
+		go func() { // ends with its writes; giveUp waits for it, Close as long as endingTime
+			defer close(d.ending.done)
+			if err := d.store.ForgetBoot(disk.Stop(d.guarded.Journal, cause), cause); err != nil {
+				d.ending.err = fmt.Errorf("%w: %w", ErrIncarnationStays, err)
+			}
+		}()
+	})
+}
+
+// endingTime is how long Close waits for endIncarnation.
+const endingTime = 5 * time.Second
+
+// awaitEnding waits for what endIncarnation has begun, or is about to.
+func (d *Disk) awaitEnding() error {
+	patience := time.NewTimer(endingTime)
+	defer patience.Stop()
+	select {
+	case <-d.ending.done:
+		return d.ending.err
+	case <-patience.C:
+		return fmt.Errorf("%w: no answer in %v", ErrIncarnationStays, endingTime)
+	}
+}
+
+// recoveryMayHaveLost reports whether writes that were replied to may be gone since recovery has
+// failed with err, before it made them durable. What a full host refuses is not that.
+func (d *Disk) recoveryMayHaveLost(err error) bool {
+	switch {
+	case d.opened.State != jsuper.Dirty:
+		return false
+	case !refusedSpace(err):
+		return true
+	}
+	return disk.FlushFailed(d.guarded.Journal) != nil || disk.FlushFailed(d.guarded.Backing) != nil
 }

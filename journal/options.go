@@ -89,6 +89,9 @@ var (
 	ErrForeign = errors.New("journal belongs to another disk")
 	// ErrPoisoned: a write or flush of journal or backing failed; restart to recover.
 	ErrPoisoned = errors.New("disk is poisoned by an earlier i/o error")
+	// ErrIncarnationStays: a disk was poisoned, and its superblock may not say so. A client that
+	// was cut off would not notice if writes that were replied to are gone.
+	ErrIncarnationStays = errors.New("the superblock may not tell clients that writes are lost: detach them before jnbd is started again")
 	// ErrClosed: the disk is closed or closing.
 	ErrClosed = errors.New("disk is closed")
 	// ErrReadOnly: a change to a disk that was opened read-only.

@@ -8,14 +8,15 @@ import (
 
 // poisonWith is P9: the first failed write or flush of log, superblock or backing ends all
 // changes for good. Nothing durable advances any more, reads go on where they safely can,
-// and only a restart, which believes nothing but the media, recovers. It returns the error to
-// hand to the caller; the first cause stays.
+// and only a restart, which believes nothing but the media, recovers; it is another incarnation.
+// poisonWith returns the error to hand to the caller; the first cause stays.
 func (d *Disk) poisonWith(cause error) error {
 	if d.poison.CompareAndSwap(nil, &cause) {
 		d.space.send() // who waits for space waits in vain
 		if d.onPoison != nil {
 			d.onPoison(cause)
 		}
+		d.endIncarnation(cause)
 	}
 	return d.poisoned()
 }

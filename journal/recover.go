@@ -30,7 +30,8 @@ const defaultMemory = 256 << 20
 
 // Open recovers a disk and returns it ready to serve. Errors name what was found and where;
 // they wrap jsuper's and wal's sentinels, and ErrBackingChanged, ErrForeign,
-// ErrModeUnsupported. After an error nothing has been changed that matters.
+// ErrModeUnsupported. After an error nothing has been changed that matters, but that a write or
+// flush that failed ends the incarnation; ErrIncarnationStays: it may not have done so.
 func Open(p Parts, opt Options) (*Disk, error) {
 	began := time.Now()
 	if opt.ReadOnly && opt.Mode != 0 {
@@ -63,16 +64,13 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	}
 	if !opt.ReadOnly {
 		if err := d.takeOver(scan); err != nil {
-			if d.log != nil {
-				err = errors.Join(err, d.log.Close())
-			}
-			return nil, err
+			return nil, d.giveUp(err)
 		}
 	}
 	if opt.Mode != 0 && opt.Mode != super.Mode {
 		again, err := d.changeMode(given, opt.Mode)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("change mode from %s to %s: %w", super.Mode, opt.Mode, err), d.log.Close())
+			return nil, d.giveUp(fmt.Errorf("change mode from %s to %s: %w", super.Mode, opt.Mode, err))
 		}
 		if again {
 			return Open(given, opt)
@@ -80,7 +78,7 @@ func Open(p Parts, opt Options) (*Disk, error) {
 	}
 	if opt.Grow != 0 && opt.Grow != super.DiskBytes {
 		if err := d.grow(given, opt.Grow); err != nil {
-			return nil, errors.Join(fmt.Errorf("change size from %d to %d bytes: %w", super.DiskBytes, opt.Grow, err), d.log.Close())
+			return nil, d.giveUp(fmt.Errorf("change size from %d to %d bytes: %w", super.DiskBytes, opt.Grow, err))
 		}
 		opt.Grow = 0
 		return Open(given, opt)
@@ -148,6 +146,7 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 	d := &Disk{
 		home:       disk.Region(p.Backing, 0, super.DiskBytes),
 		backing:    backing,
+		guarded:    p,
 		ring:       ring,
 		payloads:   payloads,
 		store:      store,
@@ -159,6 +158,7 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 		onHostFull: opt.OnHostFull,
 		opened:     *super,
 		gate:       newGate(),
+		ending:     ending{done: make(chan struct{})},
 		super:      *super,
 		space:      newBroadcast(),
 		kick:       make(chan struct{}, 1),
@@ -386,6 +386,20 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 	d.logRoom = st.Free + st.Head - st.Tail
 	d.batchBytes = max(d.super.LogBytes/8, d.super.SegmentBytes)
 	return nil
+}
+
+// giveUp ends an Open that fails with err after it may have written. Once the log goes on, all
+// that was replied to is durable; before, what recovery wrote again is at stake, as in a poison.
+func (d *Disk) giveUp(err error) error {
+	if d.log != nil {
+		err = errors.Join(err, d.log.Close())
+	}
+	if d.poison.Load() != nil || d.log == nil && d.recoveryMayHaveLost(err) {
+		d.endIncarnation(err)
+		<-d.ending.done
+		err = errors.Join(err, d.ending.err)
+	}
+	return err
 }
 
 // saveDirty notes in the superblock that the disk is in use, and what the homes hold. What the

@@ -120,7 +120,16 @@ func done(p []byte) { contents.Put(&p) }
 
 // recovered opens the disk of a post-crash machine and returns what it reads as.
 func recovered(l layout, g *crashdisk.Group, cut wal.Cut) (*Disk, []byte, error) {
-	d, err := Open(l.parts(g), Options{Recover: cut})
+	return reopened(l, g, Options{Recover: cut})
+}
+
+// restarted is recovered in a known run of the host's kernel.
+func restarted(l layout, g *crashdisk.Group, boot [16]byte) (*Disk, []byte, error) {
+	return reopened(l, g, Options{BootID: boot})
+}
+
+func reopened(l layout, g *crashdisk.Group, opt Options) (*Disk, []byte, error) {
+	d, err := Open(l.parts(g), opt)
 	if err != nil {
 		return nil, nil, err
 	}

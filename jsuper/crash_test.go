@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"jnbd/disk"
 	"jnbd/disk/crashdisk"
 )
 
@@ -158,4 +159,91 @@ func lastDone(found, saves int) int {
 		return -1
 	}
 	return found + saves
+}
+
+// TestForgetBoot: a save fails, or the next process has only loaded; then the boot is forgotten,
+// and the power goes at each operation of that. What was saved is found, and without the boot
+// once it was forgotten; no later save is made.
+func TestForgetBoot(t *testing.T) {
+	const saves = 4
+	for _, fault := range []crashdisk.FlushFault{crashdisk.KeepPages, crashdisk.EvictPages} {
+		for k := 3; k <= 2*saves; k++ { // operations 1 and 2 are the first save
+			for _, reload := range []bool{false, true} {
+				for crash, more := 1, true; more; crash++ {
+					g := crashdisk.NewGroup(int64(k))
+					g.SetFlushFault(fault)
+					g.FailAt(k, syscall.EIO)
+					more = forgetBoot(t, g, saves, reload, crash)
+				}
+			}
+		}
+	}
+}
+
+// forgetBoot is one life of that. It reports whether it had an operation to crash at.
+func forgetBoot(t *testing.T, g *crashdisk.Group, saves int, reload bool, crash int) bool {
+	t.Helper()
+	boot := [16]byte{1}
+	dev := disk.FailStop(g.Disk("journal", sampleDevice))
+	s := NewStore(dev, Beside)
+	done := 0
+	for ; done < saves; done++ {
+		sb := step(done)
+		sb.Incompat, sb.Incarnation, sb.BootID = FeatureIncarnation, 1, boot
+		if s.Save(sb) != nil {
+			break
+		}
+	}
+	if reload {
+		s = NewStore(dev, Beside)
+		if _, err := s.Load(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.CrashAt(g.Ops() + crash)
+	err := s.ForgetBoot(disk.Stop(dev, syscall.EIO), syscall.EIO)
+	if (err == nil) == g.Crashed() {
+		t.Fatalf("crashed %v, and ForgetBoot answers %v", g.Crashed(), err)
+	}
+	ops := g.Ops()
+	if s.Save(step(done)) == nil || g.Ops() != ops {
+		t.Fatalf("a save went on after ForgetBoot: %s", g.OpInfo(g.Ops()))
+	}
+	for seed, image := range g.Images(imagesPerCrash) {
+		got, probed := Probe(image.Disk("journal", sampleDevice), Beside)
+		if probed != nil {
+			t.Fatalf("%d saves, reload %v, crash %d, image %d: %v", done, reload, crash, seed, probed)
+		}
+		n := int((got.Tail - sample().Tail) / 512)
+		want := step(n)
+		want.Generation, want.Incompat, want.Incarnation, want.BootID = got.Generation, FeatureIncarnation, 1, got.BootID
+		forgotten := got.BootID == [16]byte{}
+		if n < done-1 || n > done || *got != *want || !forgotten && (got.BootID != boot || err == nil) {
+			t.Fatalf("%d saves, reload %v, crash %d, image %d: step %d, %+v", done, reload, crash, seed, n, got)
+		}
+	}
+	return g.Crashed()
+}
+
+// TestForgetBootOnlyOfDirty: what was closed in order has lost nothing, and a superblock that
+// nobody has saved or loaded says nothing.
+func TestForgetBootOnlyOfDirty(t *testing.T) {
+	for _, state := range []State{0, Clean, Closed} {
+		dev := &recorder{Device: disk.NewMem(sampleDevice)}
+		s := NewStore(dev, Beside)
+		sb := sample()
+		sb.Incompat, sb.Incarnation, sb.BootID, sb.State = FeatureIncarnation, 1, [16]byte{1}, state
+		if state == Closed {
+			sb.DurableUpTo = sb.Tail
+		}
+		if state != 0 {
+			if err := s.Save(sb); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ops := len(dev.ops)
+		if err := s.ForgetBoot(dev, syscall.EIO); err != nil || len(dev.ops) != ops {
+			t.Errorf("state %s: %v, after %q", state, err, dev.ops[ops:])
+		}
+	}
 }

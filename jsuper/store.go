@@ -14,8 +14,8 @@ import (
 //
 //   - The slot that holds the newest durable generation is never given other content.
 //   - At most one slot on the medium is not as a finished save left it.
-//   - After the first failed write or flush nothing is written any more: what the medium
-//     holds is unknown then, and asking again proves nothing (package disk).
+//   - After the first failed write or flush nothing is written any more, but for ForgetBoot:
+//     what the medium holds is unknown then, and asking again proves nothing (package disk).
 //
 // All methods may be called at the same time; saves take turns.
 type Store struct {
@@ -23,12 +23,13 @@ type Store struct {
 	placement Placement
 
 	mu         sync.Mutex
-	loaded     bool     // the fields below are known
-	uuid       [16]byte // the disk whose superblock is in the slots; zero if none
-	generation uint64   // newest generation on the device; 0 if none
-	next       int      // the slot the next save goes to
-	unsure     []byte   // content of the other slot, as read but perhaps not durable; nil: durable
-	failed     error    // the first failed save or wipe; sticky
+	loaded     bool       // the fields below are known
+	uuid       [16]byte   // the disk whose superblock is in the slots; zero if none
+	generation uint64     // newest generation on the device; 0 if none
+	newest     Superblock // of that generation
+	next       int        // the slot the next save goes to
+	unsure     []byte     // content of the other slot, as read but perhaps not durable; nil: durable
+	failed     error      // the first failed save or wipe; sticky
 
 	written atomic.Uint64 // bytes given to dev
 }
@@ -62,7 +63,7 @@ func (s *Store) loadLocked() (*Superblock, error) {
 			newest, slots[newest].Offset, unknown, ErrReadOnlyFormat)
 	}
 	s.loaded, s.uuid, s.generation, s.next = true, sb.DiskUUID, sb.Generation, 1-newest
-	s.unsure = slots[newest].content
+	s.newest, s.unsure = *sb, slots[newest].content
 	return sb, nil
 }
 
@@ -80,7 +81,7 @@ func (s *Store) Save(sb *Superblock) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed == nil {
-		s.failed = s.saveLocked(sb)
+		s.failed = s.saveLocked(s.dev, sb)
 	}
 	return s.failed
 }
@@ -94,7 +95,7 @@ func (s *Store) SaveBoth(sb *Superblock) error {
 	defer s.mu.Unlock()
 	for range 2 {
 		if s.failed == nil {
-			s.failed = s.saveLocked(sb)
+			s.failed = s.saveLocked(s.dev, sb)
 		}
 	}
 	return s.failed
@@ -110,7 +111,7 @@ func (s *Store) Create(sb *Superblock) error {
 		s.failed = s.wipeLocked()
 	}
 	if s.failed == nil {
-		s.failed = s.saveLocked(sb)
+		s.failed = s.saveLocked(s.dev, sb)
 	}
 	return s.failed
 }
@@ -126,8 +127,30 @@ func (s *Store) Wipe() error {
 	return s.failed
 }
 
-// saveLocked is Save without its memory of failure. s.mu is held.
-func (s *Store) saveLocked(sb *Superblock) error {
+// ForgetBoot saves the newest superblock that was loaded or saved once more, with nothing
+// changed but BootID, which becomes zero: the next open can't tell any more that the page cache
+// still holds what was replied to. It is for a disk that may have lost some of that, so it
+// works after a failed Save, too; the slot that this one left unfinished is the one it goes to.
+// Every later Save fails, with cause if none has failed before.
+//
+// dev is the store's device, without a disk.FailStop that has failed: the flushes here are for
+// what is written here. An error means that the superblock is found as it was before, or so.
+func (s *Store) ForgetBoot(dev disk.Device, cause error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = cause
+	}
+	if s.newest.State != Dirty || s.newest.BootID == [16]byte{} {
+		return nil // nothing is unflushed, or nobody takes it for there
+	}
+	sb := s.newest
+	sb.BootID = [16]byte{}
+	return s.saveLocked(dev, &sb)
+}
+
+// saveLocked is Save to dev without its memory of failure. s.mu is held.
+func (s *Store) saveLocked(dev disk.Device, sb *Superblock) error {
 	if !s.loaded {
 		if _, err := s.loadLocked(); errors.Is(err, ErrNoJournal) {
 			s.loaded = true
@@ -142,17 +165,18 @@ func (s *Store) saveLocked(sb *Superblock) error {
 	if err != nil {
 		return fmt.Errorf("save superblock: %w", err)
 	}
-	if err := s.resealLocked(offsets); err != nil {
+	if err := s.resealLocked(dev, offsets); err != nil {
 		return err
 	}
 	sealed := *sb
 	sealed.Generation = s.generation + 1
 	slot := s.next
-	if err := s.putLocked(encode(&sealed), sealed.Generation, slot, offsets[slot]); err != nil {
+	if err := s.putLocked(dev, encode(&sealed), sealed.Generation, slot, offsets[slot]); err != nil {
 		return err
 	}
 	sb.Generation = sealed.Generation
 	s.uuid, s.generation, s.next = sealed.DiskUUID, sealed.Generation, 1-slot
+	s.newest = sealed
 	return nil
 }
 
@@ -161,12 +185,12 @@ func (s *Store) saveLocked(sb *Superblock) error {
 // on the medium; after a failed flush the kernel even takes it for clean. Only the same
 // bytes written again, and flushed, make sure of it. A crash here harms nothing: where the
 // slot is durable the same bytes go over it, and where it is not, the other slot is.
-func (s *Store) resealLocked(offsets [2]int64) error {
+func (s *Store) resealLocked(dev disk.Device, offsets [2]int64) error {
 	if s.unsure == nil {
 		return nil
 	}
 	newest := 1 - s.next
-	if err := s.putLocked(s.unsure, s.generation, newest, offsets[newest]); err != nil {
+	if err := s.putLocked(dev, s.unsure, s.generation, newest, offsets[newest]); err != nil {
 		return err
 	}
 	s.unsure = nil
@@ -174,12 +198,12 @@ func (s *Store) resealLocked(offsets [2]int64) error {
 }
 
 // putLocked writes one slot and flushes.
-func (s *Store) putLocked(content []byte, generation uint64, slot int, off int64) error {
+func (s *Store) putLocked(dev disk.Device, content []byte, generation uint64, slot int, off int64) error {
 	s.written.Add(uint64(len(content)))
-	if _, err := s.dev.WriteAt(content, off); err != nil {
+	if _, err := dev.WriteAt(content, off); err != nil {
 		return fmt.Errorf("save superblock generation %d: write slot %d at %d: %w", generation, slot, off, err)
 	}
-	if err := s.dev.Flush(); err != nil {
+	if err := dev.Flush(); err != nil {
 		return fmt.Errorf("save superblock generation %d: flush slot %d at %d: %w", generation, slot, off, err)
 	}
 	return nil
@@ -219,5 +243,6 @@ func (s *Store) wipeLocked() error {
 		return fmt.Errorf("wipe superblock: flush: %w", err)
 	}
 	s.loaded, s.uuid, s.generation, s.next, s.unsure = true, [16]byte{}, 0, 0, nil
+	s.newest = Superblock{}
 	return nil
 }

@@ -67,7 +67,8 @@ type Superblock struct {
 	// Incarnation tells the disk's histories apart: it changes when writes that were replied
 	// to may have been lost, and only then. Random; 0 on a disk that no version which knows it
 	// has opened. It goes with FeatureIncarnation. BootID is the run of the host's kernel
-	// whose page cache holds what was written since the last flush; all zero if unknown.
+	// whose page cache holds what was written since the last flush; all zero if unknown, or if
+	// that page cache may have lost some of it (Store.ForgetBoot).
 	Incarnation uint64
 	BootID      [16]byte
 

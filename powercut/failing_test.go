@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"jnbd/attach"
 	"jnbd/nbd"
 	"jnbd/nbd/nbdclient"
 	"jnbd/testtool"
@@ -102,6 +103,7 @@ func deviceFails(t *testing.T, jnbd program, mode string, flushes bool) {
 		}
 	}()
 	bad, other := connect(t, socket, "disk"), connect(t, socket, "good.img")
+	before := incarnation(t, bad)
 	flushed, bulk := bytes.Repeat([]byte{1}, 4096), bytes.Repeat([]byte{2}, 1<<20)
 	for off, p := range map[int64][]byte{0: flushed, 1 << 20: bulk} {
 		if _, err := bad.WriteAt(p, off); err != nil {
@@ -152,6 +154,7 @@ func deviceFails(t *testing.T, jnbd program, mode string, flushes bool) {
 	}
 	hung.Stop()
 	if log := s.stderr.String(); !strings.Contains(log, "disk is poisoned: writes and flushes fail until jnbd is restarted") ||
+		!strings.Contains(log, "the superblock may not tell clients that writes are lost") ||
 		!strings.Contains(log, "input/output error") || strings.Contains(log, "panic") {
 		t.Errorf("the log says\n%s", log)
 	}
@@ -163,6 +166,10 @@ func deviceFails(t *testing.T, jnbd program, mode string, flushes bool) {
 		t.Fatal(err)
 	}
 	repaired := connect(t, socket, "")
+	// What can't be written can't tell of the failure either; nothing that was replied to is lost then.
+	if after := incarnation(t, repaired); after == before && flushes {
+		t.Errorf("incarnation %s before and after flushes have failed", before)
+	}
 	mustRead(t, repaired, 0, flushed)
 	mustRead(t, repaired, 1<<20, bulk)
 	if _, err := repaired.WriteAt(flushed, 12<<20); err != nil {
@@ -209,6 +216,16 @@ func connect(t *testing.T, socket, export string) *nbdclient.Client {
 	c := nbdclient.NewClient(conn, info)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// incarnation is the one that the server tells.
+func incarnation(t *testing.T, c *nbdclient.Client) string {
+	t.Helper()
+	identity, _, ok := attach.ParseIdentity(c.Info().Description)
+	if !ok {
+		t.Fatalf("no identity in %q", c.Info().Description)
+	}
+	return identity.Incarnation
 }
 
 // mustRead wants p at off.
