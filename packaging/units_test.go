@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -55,6 +56,80 @@ func TestUnitsVerify(t *testing.T) {
 	if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+root, "broken@x.service"); !strings.Contains(out, "PrivateTemp") {
 		t.Errorf("verify of a broken unit says %q", out)
 	}
+}
+
+// TestUnitsAreOrdered reads what the installed units say of the order at boot, which a shutdown
+// turns around: servers, then attachments, then remote file systems. Enabled as their [Install]
+// says, they must leave systemd no cycle: it would break one by leaving a unit out.
+func TestUnitsAreOrdered(t *testing.T) {
+	testtool.Need(t, "systemd-analyze")
+	root := install(t)
+	shareUnits(t, root)
+	for _, want := range []struct{ unit, key, other string }{
+		{"jnbd@.service", "Before", "remote-fs-pre.target"},
+		{"jnbd-attach@.service", "After", "remote-fs-pre.target"},
+		{"jnbd-attach@.service", "Wants", "remote-fs-pre.target"},
+		{"jnbd-attach@.service", "After", "network-online.target"},
+		{"jnbd-attach@.service", "Wants", "network-online.target"},
+		{"jnbd-attach@.service", "Before", "remote-fs.target"},
+	} {
+		if got := unitWords(t, root, want.unit, want.key); !slices.Contains(got, want.other) {
+			t.Errorf("%s: %s=%v, want %s in it", want.unit, want.key, got, want.other)
+		}
+	}
+	for _, unit := range units(t, root) {
+		for _, target := range unitWords(t, root, filepath.Base(unit), "WantedBy") {
+			enable(t, root, unit, target)
+		}
+	}
+	if out := verifyBoot(t, root); strings.TrimSpace(out) != "" {
+		t.Errorf("enabled:\n%s", out)
+	}
+	// That this check can fail: a server that also waits for remote file systems.
+	dropIn := filepath.Join(root, "etc/systemd/system/jnbd@.service.d")
+	if err := errors.Join(
+		os.MkdirAll(dropIn, 0o755),
+		os.WriteFile(filepath.Join(dropIn, "order.conf"), []byte("[Unit]\nAfter=remote-fs.target\n"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if out := verifyBoot(t, root); !strings.Contains(out, "cycle") {
+		t.Errorf("a cycle is not found:\n%s", out)
+	}
+}
+
+// unitWords are the words of all lines with a key in a unit.
+func unitWords(t *testing.T, root, unit, key string) (words []string) {
+	t.Helper()
+	for line := range strings.Lines(string(read(t, filepath.Join(root, "usr/lib/systemd/system", unit)))) {
+		if value, ok := strings.CutPrefix(line, key+"="); ok {
+			words = append(words, strings.Fields(value)...)
+		}
+	}
+	return words
+}
+
+// enable makes a target want the example instance of a unit.
+func enable(t *testing.T, root, unit, target string) {
+	t.Helper()
+	wants := filepath.Join(root, "etc/systemd/system", target+".wants")
+	if err := errors.Join(
+		os.MkdirAll(wants, 0o755),
+		os.Symlink(strings.TrimPrefix(unit, root), filepath.Join(wants, instance(unit))),
+	); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// verifyBoot is what systemd has to say of the start of all that is enabled.
+func verifyBoot(t *testing.T, root string) string {
+	t.Helper()
+	cmd := exec.Command("systemd-analyze", "verify", "--man=no", "--root="+root, "multi-user.target", "remote-fs.target")
+	for _, unit := range units(t, root) {
+		cmd.Args = append(cmd.Args, instance(unit)) // what a target merely wants is not looked at
+	}
+	out, _ := cmd.CombinedOutput() // it fails when it has something to say
+	return string(out)
 }
 
 // TestUnitsAreConfined prints and bounds each unit's exposure.
