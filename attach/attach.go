@@ -2,6 +2,7 @@
 // while servers come and go.
 //
 //	attach.go     the way up: negotiate, check, connect
+//	wait.go       a server that is not there yet
 //	supervise.go  what happens afterwards: connections die and are made anew, exports grow
 //	detach.go     the way down
 //	dial.go       one connection, and whether a device may go on with it
@@ -54,6 +55,9 @@ type Options struct {
 	Timeout time.Duration
 	// DeadTimeout is how long requests wait for a server to come back, before they fail.
 	DeadTimeout time.Duration
+	// Wait is how long a server that can't be reached yet, or lacks the export, is tried again
+	// before the device is attached. 0 means not at all.
+	Wait time.Duration
 	// OnEvent is told what an operator may want to know, one event after the other.
 	OnEvent func(Event)
 }
@@ -86,7 +90,7 @@ var ErrAttached = errors.New("device is attached already")
 // Attach attaches a device. deaths must have begun to listen before; the Attachment closes
 // it. look is kernel.Look. If the device is attached to the same incarnation of the same disk
 // already, it is taken over as it is.
-func Attach(ctx context.Context, driver Driver, deaths Deaths, look func(uint32) (kernel.State, error), options Options) (_ *Attachment, err error) {
+func Attach(ctx context.Context, driver Driver, deaths Deaths, look func(uint32) (kernel.State, error), options Options) (a *Attachment, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, deaths.Close())
@@ -95,23 +99,32 @@ func Attach(ctx context.Context, driver Driver, deaths Deaths, look func(uint32)
 	if options.URI.TLS {
 		return nil, errors.New("the kernel's client can't speak TLS: use a unix socket, nbd:// on the loopback, or a tunnel")
 	}
-	state, err := look(options.Index)
+	err = awaitServer(ctx, options, func() error {
+		a = &Attachment{options: options, driver: driver, deaths: deaths}
+		return a.attach(ctx, look)
+	})
+	return a, err
+}
+
+// attach is one try. Nothing is attached when it fails.
+func (a *Attachment) attach(ctx context.Context, look func(uint32) (kernel.State, error)) error {
+	conn, found, err := dial(ctx, a.options.URI)
 	if err != nil {
-		return nil, fmt.Errorf("look at /dev/nbd%d: %w", options.Index, err)
-	}
-	conn, found, err := dial(ctx, options.URI)
-	if err != nil {
-		return nil, err
+		return &unreachableError{err}
 	}
 	defer func() { _ = conn.Close() }() // the kernel has its own hold on it by then
-	a := &Attachment{options: options, driver: driver, deaths: deaths, export: found}
+	a.export = found
+	state, err := look(a.options.Index)
+	if err != nil {
+		return fmt.Errorf("look at /dev/nbd%d: %w", a.options.Index, err)
+	}
 	if err := a.choose(); err != nil {
-		return nil, err
+		return err
 	}
 	if state.Attached {
-		return a, a.takeOver(state)
+		return a.takeOver(state)
 	}
-	return a, a.connect(ctx, conn, look)
+	return a.connect(ctx, conn, look)
 }
 
 // choose settles what Options leave open, and refuses what the server can't do.
@@ -150,7 +163,7 @@ func (a *Attachment) connect(ctx context.Context, conn net.Conn, look func(uint3
 	for len(sockets) < a.connections {
 		conn, found, err := dial(ctx, a.options.URI)
 		if err != nil {
-			return err
+			return &unreachableError{err}
 		}
 		defer func() { _ = conn.Close() }() // as for the first
 		if err := a.saw(found); err != nil {

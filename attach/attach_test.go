@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"jnbd/kernel"
+	"jnbd/nbd"
 )
 
 var errEnough = errors.New("enough")
@@ -178,6 +179,77 @@ func TestBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = k.Close()
+}
+
+// TestWaitsForServer: with Wait a server that is not there, and one that has not the export yet,
+// is tried again, and told of; the device is attached once it is there, and not before.
+func TestWaitsForServer(t *testing.T) {
+	s, k, told := newServer(t), newFakeKernel(t), make(events, 100)
+	options := Options{URI: s.uri(), Wait: time.Hour, OnEvent: func(e Event) { told <- e }}
+	options.URI.Export = "late"
+	attached := make(chan error, 1)
+	go func() { // ends with the context
+		_, err := Attach(limited(t), k, k, k.look, options)
+		attached <- err
+	}()
+	if e := told.await(t, NoServer); !errors.Is(e.Err, unix.ENOENT) {
+		t.Errorf("without a server: %v", e.Err)
+	}
+	s.start(&emptyDisk{size: 4096})
+	if e := told.await(t, NoServer); e.Err == nil || !strings.Contains(e.Err.Error(), "there is no export") {
+		t.Errorf("without the export: %v", e.Err)
+	}
+	if state, _ := k.look(0); state.Attached {
+		t.Error("attached without the export")
+	}
+	if err := s.server.AddExport(nbd.Export{Name: "late", Device: &emptyDisk{size: 8192}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-attached; err != nil || k.config.Size != 8192 {
+		t.Errorf("with the export: %v, a device of %d bytes", err, k.config.Size)
+	}
+	_ = k.Close()
+}
+
+// TestWaitEnds: when the time is over, or somebody ends it. What no server can mend is not
+// waited for.
+func TestWaitEnds(t *testing.T) {
+	s := newServer(t)
+	over, cancel := context.WithCancelCause(t.Context())
+	cancel(errEnough)
+	for _, c := range []struct {
+		name    string
+		ctx     context.Context
+		options Options
+		served  bool
+		want    string
+	}{
+		{"at once", t.Context(), Options{}, false, "no such file"},
+		{"in time", t.Context(), Options{Wait: time.Millisecond}, false, "no server after 1ms: "},
+		{"by others", over, Options{Wait: time.Hour}, false, errEnough.Error()},
+		{"refused", t.Context(), Options{Wait: time.Hour, BlockSize: 1000}, true, "power of two"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.served {
+				s.start(&emptyDisk{size: 4096})
+			}
+			k := newFakeKernel(t)
+			c.options.URI = s.uri()
+			ended := make(chan error, 1)
+			go func() { // ends with the wait
+				_, err := Attach(c.ctx, k, k, k.look, c.options)
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v, want %q", err, c.want)
+				}
+			case <-time.After(patience):
+				t.Fatal("it waits on")
+			}
+		})
+	}
 }
 
 // TestAttachRefuses: what can't work is said before anything is attached.

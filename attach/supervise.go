@@ -22,6 +22,7 @@ const (
 	Waiting                          // it can't be made anew yet, because of Err
 	Reconnected                      // all connections are there again
 	Grown                            // the device has Size now
+	NoServer                         // it can't be attached yet, because of Err
 )
 
 // Event is something that an operator may want to know.
@@ -170,9 +171,11 @@ func (a *Attachment) listen(ctx context.Context, died chan<- int) error {
 }
 
 // event tells.
-func (a *Attachment) event(e Event) {
-	if a.options.OnEvent != nil {
-		a.options.OnEvent(e)
+func (a *Attachment) event(e Event) { a.options.event(e) }
+
+func (o Options) event(e Event) {
+	if o.OnEvent != nil {
+		o.OnEvent(e)
 	}
 }
 

@@ -23,6 +23,7 @@ type attachOptions struct {
 	blockSize   sizeFlag
 	timeout     time.Duration
 	deadTimeout time.Duration
+	wait        time.Duration
 	pidFile     string
 	fork        bool
 	swap        bool
@@ -38,6 +39,9 @@ used, and stays: when connections die it makes new ones, so that a server can be
 upgraded or killed while the device is mounted and written to. Requests wait meanwhile, and
 are sent again. What it never resumes on is another disk, or one that has lost writes which
 it had acknowledged.
+
+A server that can't be reached at first is an error, unless --wait says for how long it is tried
+again: a unit that runs at boot needs that.
 
 URI is nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. The kernel must have its
 driver (modprobe nbd). Attach ends when the device is detached (jnbd detach). On SIGTERM or
@@ -67,7 +71,7 @@ it does by itself every ten seconds.`,
 			return a.attach(attach.Options{
 				URI: uri, Index: index,
 				Connections: options.connections, BlockSize: options.blockSize.bytes,
-				Timeout: options.timeout, DeadTimeout: options.deadTimeout,
+				Timeout: options.timeout, DeadTimeout: options.deadTimeout, Wait: options.wait,
 				OnEvent: a.logAttachEvent(index),
 			}, options.pidFile)
 		},
@@ -77,6 +81,7 @@ it does by itself every ten seconds.`,
 	flags.VarP(&options.blockSize, "block-size", "b", "sector size of the device (default 512, or more if the server takes no less)")
 	flags.DurationVarP(&options.timeout, "timeout", "t", attach.DefaultTimeout, "give a connection up on which a request takes longer, and send it again on another")
 	flags.DurationVar(&options.deadTimeout, "dead-timeout", attach.DefaultDeadTimeout, "how long requests wait for a server to come back before they fail")
+	flags.DurationVar(&options.wait, "wait", 0, "how long to try again, at first, while the server can't be reached (default: not at all)")
 	flags.StringVarP(&options.pidFile, "pidfile", "P", "", "write the process id into this file when the device can be used")
 	flags.BoolVar(&options.fork, "fork", false, "return when the device can be used, and stay in the background")
 	flags.BoolVar(&options.swap, "swap", false, "attach a disk that this host swaps to: lock memory and become an I/O flusher, as far as that is allowed")
@@ -92,6 +97,8 @@ func (o *attachOptions) check() error {
 		return usagef("--timeout %s: want at least 1s", o.timeout)
 	case o.deadTimeout < time.Second:
 		return usagef("--dead-timeout %s: want at least 1s", o.deadTimeout)
+	case o.wait < 0:
+		return usagef("--wait %s: want a time to wait, or 0s", o.wait)
 	}
 	return nil
 }
@@ -122,6 +129,10 @@ func (a *app) attach(options attach.Options, pidFile string) error {
 		return err
 	}
 	attached, err := attach.Attach(ctx, driver, deaths, kernel.Look, options)
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
+		a.log.Info().Str("cause", cause.Error()).Msg("nothing was attached")
+		return endedBy(cause)
+	}
 	if err != nil {
 		return err
 	}
@@ -176,6 +187,11 @@ func (a *app) leave(driver *kernel.Client, index uint32, cause error) error {
 	case !errors.Is(err, attach.ErrNotAttached):
 		return err
 	}
+	return endedBy(cause)
+}
+
+// endedBy is what the command returns when a signal ended it: Ctrl-C has an exit code of its own.
+func endedBy(cause error) error {
 	if errors.Is(cause, errInterrupted) {
 		return errInterrupted
 	}
@@ -198,6 +214,8 @@ func (a *app) logAttachEvent(index uint32) func(attach.Event) {
 			}
 		case attach.Reconnected:
 			line, text = a.log.Info(), "connected again"
+		case attach.NoServer:
+			line, text = a.log.Warn().Err(e.Err), "no server yet; it is tried again for as long as --wait says"
 		case attach.Grown:
 			line, text = a.log.Info().Int64("size_bytes", e.Size), "device has grown"
 		default:
