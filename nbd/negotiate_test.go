@@ -5,8 +5,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,30 +275,56 @@ func TestExportName(t *testing.T) {
 	}
 }
 
-// A client that does not get on is closed after the handshake timeout, wherever it stops.
+// A client that does not choose an export is closed when the negotiation's time is over, counted
+// from its beginning: wherever it stops, and however slowly it came there. So is one that never
+// stops asking.
 func TestHandshakeTimeout(t *testing.T) {
-	whole := append(be32(3), append(append([]byte("IHAVEOPT"), be32(optGo)...), be32(100)...)...)
-	for n := 0; n <= len(whole); n++ {
-		synctest.Test(t, func(t *testing.T) {
-			near, far := net.Pipe()
-			defer near.Close()
-			log := newEventLog()
-			s := &Server{Exports: []Export{{Device: newMemDisk(memPage)}}, OnEvent: log.add}
-			defer s.Close()
-			if err := s.setUp(); err != nil {
-				t.Fatal(err)
-			}
-			s.accepted(far)
-			c := &client{t: t, nc: near}
-			c.read(18)
-			c.write(whole[:n])
-			start := time.Now()
-			e := log.await(t, ofKind(ConnClosed))
-			if took := time.Since(start); took != defaultHandshakeTimeout || e.Reason != reasonTimeout {
-				t.Errorf("after %d bytes: closed after %v because %q (%v), want 10s, %q", n, took, e.Reason, e.Err, reasonTimeout)
-			}
+	begun := append(be32(3), append(append([]byte("IHAVEOPT"), be32(optGo)...), be32(100)...)...)
+	for n := 0; n <= len(begun); n++ {
+		t.Run(fmt.Sprintf("%d bytes", n), func(t *testing.T) {
+			timesOut(t, begun[:n], 9*time.Second/time.Duration(len(begun)))
 		})
 	}
+	asking := be32(3)
+	for range maxOptions - 1 {
+		asking = append(asking, append(append([]byte("IHAVEOPT"), be32(optList)...), be32(0)...)...)
+	}
+	t.Run("asking", func(t *testing.T) { timesOut(t, asking, 11*time.Second/time.Duration(len(asking))) })
+}
+
+// timesOut has a client send bytes at a pace, and then nothing. It must be closed after exactly the
+// default timeout.
+func timesOut(t *testing.T, sent []byte, pace time.Duration) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		start := time.Now()
+		var took time.Duration
+		ended := make(chan Event, 1)
+		s := &Server{Exports: []Export{{Device: newMemDisk(memPage)}}, OnEvent: func(e Event) {
+			if e.Kind == ConnClosed {
+				took = time.Since(start)
+				ended <- e
+			}
+		}}
+		defer s.Close()
+		if err := s.setUp(); err != nil {
+			t.Fatal(err)
+		}
+		s.accepted(far)
+		var reading sync.WaitGroup
+		reading.Go(func() { _, _ = io.Copy(io.Discard, near) }) // a pipe has no buffer
+		for _, b := range sent {
+			if _, err := near.Write([]byte{b}); err != nil {
+				break // it was closed
+			}
+			<-time.After(pace) // of the test's own clock
+		}
+		if e := <-ended; took != defaultHandshakeTimeout || e.Reason != reasonTimeout {
+			t.Errorf("closed after %v because %q (%v), want %v, %q", took, e.Reason, e.Err, defaultHandshakeTimeout, reasonTimeout)
+		}
+		_ = near.Close()
+		reading.Wait()
+	})
 }
 
 // TestDescribe: a description is made anew for each question, and one that the protocol
