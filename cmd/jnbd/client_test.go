@@ -38,14 +38,19 @@ const (
 	nbdFlagFUA     = 1
 )
 
-// dial connects to an nbd:// or nbd+unix:// URI and chooses its export.
+// dial connects to the server of a URI and chooses its export.
 func dial(address string) (*client, error) {
 	uri, err := nbdclient.ParseURI(address)
 	if err != nil {
 		return nil, err
 	}
+	options, err := clientOptions(uri)
+	if err != nil {
+		return nil, err
+	}
+	options.Structured = false
 	ctx := context.Background()
-	h, err := nbdclient.Dial(ctx, uri, nbdclient.Options{})
+	h, err := nbdclient.Dial(ctx, uri, options)
 	if err != nil {
 		return nil, err
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"jnbd/nbd/certs"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -51,7 +56,9 @@ func TestConfigMistakes(t *testing.T) {
 	const export = "[export.a]\ndisk = \"a.img\"\n"
 	for _, tt := range []struct{ name, file, want string }{
 		{"no TOML", "port = \n", ":1: "},
-		{"a key twice", "port = 1\nport = 2\n", "port"},
+		{"a key twice", "port = 1\nport = 2\n", ":2: "},
+		{"a key of an export twice", export + "mode = \"data\"\nmode = \"auto\"\n", ":4: "},
+		{"an export twice", export + export, ":3: "},
 		{"unknown key", "\nprot = 1\n" + export, `:2: unknown key "prot"; did you mean "port"?`},
 		{"underscore", "\nread_only = true\n" + export, `:2: unknown key "read_only"; did you mean "read-only"?`},
 		{"unknown key of an export", export + "moed = \"data\"\n", `:3: unknown key "moed"; did you mean "mode"?`},
@@ -182,6 +189,16 @@ func (m *manager) await(prefix string) {
 	}
 }
 
+// reload has a server read its configuration again, and waits until it has.
+func (m *manager) reload(s *server) {
+	m.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		m.t.Fatal(err)
+	}
+	m.await("RELOADING=1\nMONOTONIC_USEC=")
+	m.await("READY=1")
+}
+
 // A reload adds, removes and changes exports; who uses another one notices nothing.
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
@@ -200,14 +217,6 @@ func TestReload(t *testing.T) {
 	configure(table("kept") + table("removed") + table("changed"))
 	s := startServer(t, "--config", path)
 	m.await("READY=1")
-	reload := func() {
-		t.Helper()
-		if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
-		m.await("RELOADING=1\nMONOTONIC_USEC=")
-		m.await("READY=1")
-	}
 	uri := func(name string) string { return strings.TrimSuffix(s.uri, "/kept") + "/" + name }
 
 	clients := map[string]*client{}
@@ -225,7 +234,7 @@ func TestReload(t *testing.T) {
 	}
 
 	configure("prot = 1\n" + table("kept")) // a mistake changes nothing
-	reload()
+	m.reload(s)
 	for name, c := range clients {
 		mustHold(c, name)
 	}
@@ -235,7 +244,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	configure(table("kept") + table("added") + table("changed", `commit-interval = "1s"`) + table("broken"))
-	reload()
+	m.reload(s)
 	mustHold(clients["kept"], "kept") // on the connection of before
 	for _, name := range []string{"removed", "changed"} {
 		if _, err := clients[name].read(0, 1); err == nil {
@@ -254,7 +263,7 @@ func TestReload(t *testing.T) {
 	runJnbd(t, 0, "info", filepath.Join(dir, "added.img"))
 
 	configure(table("added") + table("kept"))
-	reload() // the first one is the default now
+	m.reload(s) // the first one is the default now
 	if err := mustDial(t, uri("")).write(0, []byte("default")); err != nil {
 		t.Fatal(err)
 	}
@@ -266,6 +275,101 @@ func TestReload(t *testing.T) {
 		if !strings.Contains(s.stderr.String(), want) {
 			t.Errorf("the log does not speak of %q:\n%s", want, s.stderr)
 		}
+	}
+}
+
+// A reload reads the certificates again: who comes then needs the new ones, and who is there stays.
+// Files that can't be read change nothing.
+func TestReloadCertificates(t *testing.T) {
+	dir := t.TempDir()
+	served, before, after := filepath.Join(dir, "served"), filepath.Join(dir, "before"), filepath.Join(dir, "after")
+	for _, set := range []string{before, after} {
+		if err := certs.Make(set, nil, "client"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install := func(set string) {
+		t.Helper()
+		if err := errors.Join(os.RemoveAll(served), os.CopyFS(served, os.DirFS(set))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "c.toml")
+	file := fmt.Sprintf("port = 0\ntls-certificates = %q\n[export.d]\ndisk = %q\nsize = \"8M\"\njournal-size = \"64M\"\n", served, filepath.Join(dir, "d.img"))
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	install(before)
+	m := newManager(t)
+	s := startServer(t, "--config", path)
+	m.await("READY=1")
+	with := func(set string) string { return s.uri + "?tls-certificates=" + set }
+	refused := func(when, set string) {
+		t.Helper()
+		if c, err := dial(with(set)); err == nil {
+			c.conn.Close()
+			t.Errorf("%s: a client with other certificates is served", when)
+		}
+	}
+	old := mustDial(t, with(before))
+	mustWork(t, "before", old, 1)
+	refused("before", after)
+
+	install(after)
+	refused("before the reload", after)
+	m.reload(s)
+	mustWork(t, "new certificates", mustDial(t, with(after)), 2)
+	refused("after the reload", before)
+	mustWork(t, "on the connection of before", old, 3)
+
+	if err := os.WriteFile(filepath.Join(served, "server-key.pem"), []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.reload(s)
+	mustWork(t, "while the files are broken", mustDial(t, with(after)), 4)
+	s.stop(t)
+	if !strings.Contains(s.stderr.String(), "the certificates can't be read; the old ones stay in use") {
+		t.Errorf("the log does not speak of certificates that can't be read:\n%s", s.stderr)
+	}
+}
+
+// What is about the process can't change while it runs: a reload says so, names the settings, and
+// goes on with the old ones.
+func TestReloadNeedsRestart(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "c.toml")
+	configure := func(top string) {
+		t.Helper()
+		file := fmt.Sprintf("%s\n[export.d]\ndisk = %q\nsize = \"8M\"\njournal-size = \"64M\"\n", top, filepath.Join(dir, "d.img"))
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newManager(t)
+	configure("port = 0\nmemory = \"200M\"")
+	s := startServer(t, "--config", path)
+	m.await("READY=1")
+	m.reload(s) // nothing has changed
+	configure("port = 0\nmemory = \"300M\"\nmax-connections = 1")
+	m.reload(s)
+	mustWork(t, "the first of two connections", mustDial(t, s.uri), 1)
+	mustWork(t, "the second", mustDial(t, s.uri), 2)
+	s.stop(t)
+	var said []string
+	for line := range strings.Lines(s.stderr.String()) {
+		var l struct {
+			Level, Message string
+			Keys           []string
+		}
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if l.Message == "these settings have changed, and need a restart" {
+			said = append(said, fmt.Sprint(l.Level, l.Keys))
+		}
+	}
+	if want := []string{"warn[max-connections memory]"}; !slices.Equal(said, want) {
+		t.Errorf("the log speaks of %q, want %q", said, want)
 	}
 }
 
