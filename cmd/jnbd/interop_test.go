@@ -91,8 +91,53 @@ func TestNbdinfo(t *testing.T) {
 	if list := tool(t, "nbdinfo", "--list", s.uri); !strings.Contains(list, `export="d.img"`) {
 		t.Errorf("nbdinfo --list says %s", list)
 	}
-	tool(t, "nbdinfo", "--map", s.uri)
 	s.stop(t)
+}
+
+// TestNbdinfoMap: both maps tell what was written and what was trimmed, in the log, home and in
+// spare slots.
+func TestNbdinfoMap(t *testing.T) {
+	requireTools(t, "nbdinfo")
+	eachKind(t, testNbdinfoMap)
+}
+
+func testNbdinfoMap(t *testing.T, kind diskKind) {
+	s, _ := interopDisk(t, kind.flags()...)
+	mustMap(t, s, "0+67108864 hole,zero", "0+67108864 absent")
+	c := mustDial(t, s.uri)
+	for _, w := range []struct{ offset, length uint64 }{{0, 4096}, {4 << 20, 2 << 20}, {5 << 20, 1 << 20}} {
+		if err := c.write(w.offset, bytes.Repeat([]byte{1}, int(w.length))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.do(nbdCmdTrim, 0, 4<<20, 64<<10, nil); err != nil {
+		t.Fatal(err)
+	}
+	mustMap(t, s,
+		"0+4096 data, 4096+4255744 hole,zero, 4259840+2031616 data, 6291456+60817408 hole,zero",
+		"0+4096 local, 4096+4255744 absent, 4259840+2031616 local, 6291456+60817408 absent")
+	s.stop(t)
+}
+
+// mustMap wants nbdinfo to say so of base:allocation and of qemu:allocation-depth.
+func mustMap(t *testing.T, s *server, allocation, depth string) {
+	t.Helper()
+	for name, want := range map[string]string{"base:allocation": allocation, "qemu:allocation-depth": depth} {
+		var extents []struct {
+			Offset, Length int64
+			Description    string
+		}
+		if err := json.Unmarshal([]byte(tool(t, "nbdinfo", "--json", "--map="+name, s.uri)), &extents); err != nil {
+			t.Fatal(err)
+		}
+		var pieces []string
+		for _, e := range extents {
+			pieces = append(pieces, fmt.Sprintf("%d+%d %s", e.Offset, e.Length, e.Description))
+		}
+		if got := strings.Join(pieces, ", "); got != want {
+			t.Errorf("%s is %s\nwant %s", name, got, want)
+		}
+	}
 }
 
 // TestNbdinfoActivation: nbdinfo starts the server itself and passes it a socket.
