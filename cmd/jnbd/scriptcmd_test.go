@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"jnbd/testtool"
 )
 
 // scriptCommands are what the scripts can do besides testscript's own commands.
@@ -88,17 +90,24 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 }
 
 // scriptCondition knows what a process may be allowed or not: [mounts], to mount a tmpfs of
-// its own, and [loop], to make a block device of a file. JNBD_REQUIRE does not ask for
-// them: it is about tools, and no installation gives these rights to a container.
+// its own, and [loop], to make a block device of a file. Where tests are required what is not
+// allowed is a failure: only these scripts fill a host's disk and lie on a block device.
 func scriptCondition(condition string) (bool, error) {
-	switch condition {
-	case "mounts":
-		return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
-	case "loop":
-		return mayUseLoop(), nil
+	allowed := map[string]func() bool{"mounts": mayMount, "loop": mayUseLoop}[condition]
+	switch {
+	case allowed == nil:
+		return false, fmt.Errorf("unknown condition %q", condition)
+	case allowed():
+		return true, nil
+	case testtool.Required():
+		return false, fmt.Errorf("[%s] is not allowed to this process, and JNBD_REQUIRE=1 forbids to skip: run as root, or in a container with CAP_SYS_ADMIN and /dev/loop-control", condition)
 	}
-	return false, fmt.Errorf("unknown condition %q", condition)
+	return false, nil
 }
+
+var mayMount = sync.OnceValue(func() bool {
+	return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil
+})
 
 var mayUseLoop = sync.OnceValue(func() bool {
 	f, err := os.CreateTemp("", "jnbd-loop-")
