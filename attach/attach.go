@@ -114,7 +114,7 @@ func (a *Attachment) attach(ctx context.Context, look func(uint32) (kernel.State
 	}
 	defer func() { _ = conn.Close() }() // the kernel has its own hold on it by then
 	a.export = found
-	state, err := look(a.options.Index)
+	state, err := a.awaitReleased(ctx, look)
 	if err != nil {
 		return fmt.Errorf("look at /dev/nbd%d: %w", a.options.Index, err)
 	}
@@ -216,12 +216,32 @@ func retryBusy(ctx context.Context, f func() error) error {
 		}
 		select {
 		case <-giveUp.C:
-			return fmt.Errorf("%w: somebody still has it open; fuser -v names them", err)
+			return fmt.Errorf("%w: somebody still has it open or mounted; fuser -v names them", err)
 		case <-time.After(busyPause):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// awaitReleased is the state of the device. One that was detached while somebody had it open
+// looks attached until he lets go, and can be neither taken over nor attached: whoever only
+// looks at it is waited for.
+func (a *Attachment) awaitReleased(ctx context.Context, look func(uint32) (kernel.State, error)) (state kernel.State, err error) {
+	detached := false
+	err = retryBusy(ctx, func() error {
+		if state, err = look(a.options.Index); err != nil || !state.Attached {
+			return err
+		}
+		if !detached { // the kernel logs each question
+			detached = detachedFrom(a.driver, a.options.Index, state.Backend)
+		}
+		if detached {
+			return fmt.Errorf("it was detached while in use: %w", kernel.ErrBusy)
+		}
+		return nil
+	})
+	return state, err
 }
 
 // takeOver goes on with a device whose supervisor is gone. Which of its connections live
@@ -234,7 +254,7 @@ func (a *Attachment) takeOver(state kernel.State) error {
 	a.connections = max(1, state.Queues)
 	a.export.size = state.Size // what is more is a growth, which the supervisor sees
 	if err := a.driver.Reconfigure(a.options.Index, kernel.Change{Backend: backend}); err != nil {
-		return fmt.Errorf("take over: %w; it was detached while in use: unmount it first", err)
+		return fmt.Errorf("take over: %w", err)
 	}
 	a.dead = a.connections
 	return nil

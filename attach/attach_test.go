@@ -170,11 +170,12 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// TestBusy: a device that others hold open for a moment is waited for.
+// TestBusy: a device that others hold open for a moment is waited for, also when they did so while
+// it was detached.
 func TestBusy(t *testing.T) {
 	s, k := newServer(t), newFakeKernel(t)
 	s.start(&emptyDisk{size: 4096})
-	k.busy = 3
+	k.busy, k.held = 3, 3
 	if _, err := Attach(limited(t), k, k, k.look, Options{URI: s.uri()}); err != nil {
 		t.Fatal(err)
 	}

@@ -104,6 +104,7 @@ type fakeKernel struct {
 	mu       sync.Mutex
 	config   kernel.Config
 	attached bool
+	held     int // how often look shows a device that was detached
 	busy     int // how often Connect says so
 	live     map[net.Conn]bool
 	taken    chan struct{} // capacity 1: a reconfigure took sockets
@@ -121,8 +122,8 @@ func newFakeKernel(t *testing.T) *fakeKernel {
 func (k *fakeKernel) Connect(config kernel.Config) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.busy > 0 {
-		k.busy--
+	if k.busy > 0 || k.held > 0 {
+		k.busy = max(0, k.busy-1)
 		return kernel.ErrBusy
 	}
 	k.config, k.attached = config, true
@@ -194,9 +195,10 @@ func (k *fakeKernel) Disconnect(uint32) error {
 func (k *fakeKernel) look(uint32) (kernel.State, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.attached {
+	if !k.attached && k.held == 0 {
 		return kernel.State{}, nil
 	}
+	k.held = max(0, k.held-1)
 	return kernel.State{Attached: true, Size: k.config.Size, Backend: k.config.Backend, Queues: len(k.config.Sockets)}, nil
 }
 

@@ -182,8 +182,11 @@ func (o Options) event(e Event) {
 // detached reports whether the device was detached: the driver then refuses a change, even
 // one that changes nothing. While somebody still uses it, sysfs would not show that.
 func (a *Attachment) detached() bool {
-	err := a.driver.Reconfigure(a.options.Index, kernel.Change{Backend: a.export.identity.Backend()})
-	return errors.Is(err, unix.EINVAL)
+	return detachedFrom(a.driver, a.options.Index, a.export.identity.Backend())
+}
+
+func detachedFrom(driver Driver, index uint32, backend string) bool {
+	return errors.Is(driver.Reconfigure(index, kernel.Change{Backend: backend}), unix.EINVAL)
 }
 
 // reconnect makes the connections anew that have died. An export that has grown makes the

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,8 @@ import (
 
 // TestServerInTheGuest: jnbd runs in the guest, on a virtio disk that holds the journal too,
 // and the same kernel attaches to it over a unix socket, by nbd-client and by jnbd attach. It is killed (SIGKILL) with the
-// tree written and its log not brought home, and started again. What is on the virtio disk
+// tree written and its log not brought home, and started again: a year earlier, by the clock, and
+// after jnbd attach has begun to wait for it. What is on the virtio disk
 // at the end is a plain image for the host. In every mode.
 func TestServerInTheGuest(t *testing.T) {
 	for _, mode := range modes {
@@ -44,8 +46,26 @@ func serveInTheGuest(t *testing.T, mode string) {
 	g.do(step.Step{Do: step.Stop, PID: server.PID, Signal: int(unix.SIGKILL)})
 	g.detach("/dev/nbd0")
 
+	const year = 365 * 24 * 60 * 60
+	uri := "nbd+unix:///?socket=" + socket
+	g.do(step.Step{Do: step.MoveClock, Seconds: -year})
+	answer := g.do(step.Step{Do: step.Run, Args: []string{"jnbd", "attach", uri, "/dev/nbd1", "--wait", "100ms"}})
+	if answer.Code != 1 || !strings.Contains(answer.Out, "no server after 100ms") {
+		t.Errorf("attach without a server: exit code %d: %s", answer.Code, answer.Out)
+	}
+	attached := make(chan error, 1)
+	go func() { // ends with the step
+		_, err := g.m.Do(g.ctx, attachStep(uri, "/dev/nbd1", "--wait", "1m"), nil)
+		attached <- err
+	}()
 	server = g.do(serve)
-	g.jnbdAttach("nbd+unix:///?socket="+socket, "/dev/nbd1")
+	if err := <-attached; err != nil {
+		t.Fatal(err)
+	}
+	g.do(step.Step{Do: step.Mount, Device: "/dev/nbd1", Dir: "/mnt"})
+	mustHold(t, g.files(step.Step{Do: step.ReadTree, Dir: "/mnt/tree"}), want)
+	g.do(step.Step{Do: step.Unmount, Dir: "/mnt"})
+	g.do(step.Step{Do: step.MoveClock, Seconds: year}) // a file system from the future has a fault
 	readTreeAndCheck(g, "/dev/nbd1", want)
 	if mode == "auto" {
 		clockJumps(g, "/dev/nbd1", device)

@@ -18,7 +18,8 @@ import (
 // attached, and another one takes it over, after the server was started anew meanwhile. Then the
 // server hangs (SIGSTOP). jnbd detach --force takes the device away at once, before any
 // timeout: whoever waited gets an error, and no thread is left that can't be ended. What was
-// synced before is there.
+// synced before is there. A device that is taken from somebody who holds it open can be attached
+// again when he lets go.
 func TestForcedDetach(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	port := freePort(t)
@@ -55,9 +56,32 @@ func TestForcedDetach(t *testing.T) {
 	}
 	g.replay("/dev/nbd1")
 	readBack(g, "/dev/nbd1", want)
+	g.heldAcrossDetach(uri, "/dev/nbd1")
 	g.run("jnbd", "detach", "/dev/nbd1")
 	if answer := g.do(step.Step{Do: step.Run, Args: []string{"jnbd", "detach", "/dev/nbd1"}}); answer.Code != 1 || !strings.Contains(answer.Out, "not attached") {
 		t.Errorf("detach of what is not attached: exit code %d: %s", answer.Code, answer.Out)
+	}
+}
+
+// heldAcrossDetach has somebody hold an attached device open while it is taken away. It can't be
+// attached anew until he lets go, and then it is, although the attach began before.
+func (g *guest) heldAcrossDetach(uri, device string) {
+	g.t.Helper()
+	holder := g.do(step.Step{Do: step.Start, Args: []string{"bash", "-c", `exec 3<"$0"; echo held; kill -STOP $$`, device}})
+	g.run("jnbd", "detach", "--force", device)
+	attached := make(chan error, 1)
+	go func() { // ends with the step
+		_, err := g.m.Do(g.ctx, attachStep(uri, device), nil)
+		attached <- err
+	}()
+	select {
+	case err := <-attached:
+		g.t.Fatalf("attach ended while somebody had the device open: %v", err)
+	case <-time.After(time.Second):
+	}
+	g.do(step.Step{Do: step.Stop, PID: holder.PID, Signal: int(syscall.SIGKILL)})
+	if err := <-attached; err != nil {
+		g.t.Fatal(err)
 	}
 }
 
@@ -103,8 +127,10 @@ func TestRolledBackDisk(t *testing.T) {
 	}
 	served = serve(t, disk, diskSize, port, "--accept-backing")
 	w.mustWait(served)
+	g.await("a thread that is blocked", func() bool { return g.blocked() != "" })
 	g.run("jnbd", "detach", "--force", "/dev/nbd0")
 	want := w.mustFail()
+	g.await("blocked threads to go on", func() bool { return g.blocked() == "" })
 	g.do(step.Step{Do: step.Unmount, Dir: "/mnt"})
 	if out := g.mustEnd(supervisor); !strings.Contains(out, "rolled back") {
 		t.Errorf("jnbd attach does not say why it did not go on: %s", out)

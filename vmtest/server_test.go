@@ -34,6 +34,12 @@ var modes = []string{"data", "ordered", "auto"}
 // ready, which it says in one line. A server that still runs when the test ends is killed.
 func serve(t *testing.T, disk string, size int64, port int, flags ...string) *server {
 	t.Helper()
+	return serveAs(t, theWorld(t).jnbd, disk, size, port, flags...)
+}
+
+// serveAs is serve by another build of jnbd.
+func serveAs(t *testing.T, program, disk string, size int64, port int, flags ...string) *server {
+	t.Helper()
 	args := append([]string{
 		"serve", disk, "--size", strconv.FormatInt(size>>20, 10) + "M",
 		"-i", "127.0.0.1", "-p", strconv.Itoa(port),
@@ -41,7 +47,7 @@ func serve(t *testing.T, disk string, size int64, port int, flags ...string) *se
 	s := &server{
 		t:     t,
 		port:  port,
-		cmd:   exec.Command(theWorld(t).jnbd, args...),
+		cmd:   exec.Command(program, args...),
 		log:   &firstWords{},
 		ended: make(chan struct{}),
 	}

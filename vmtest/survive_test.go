@@ -16,8 +16,8 @@ import (
 
 // TestServerRestartsUnderMount: the guest's kernel is attached by jnbd attach, and writes and
 // fsyncs files on ext4 all the time. Its server is killed (SIGKILL) and started again, stopped
-// in order and started again, and stopped for longer than the device's timeout (SIGSTOP). No
-// write fails, nothing is mounted anew, nothing is lost, and the kernel reports no error. When
+// in order and started again as another version of jnbd, and stopped for longer than the device's
+// timeout (SIGSTOP). No write fails, nothing is mounted anew, nothing is lost, and the kernel reports no error. When
 // the disk is made larger, the mounted device is larger too. In every mode.
 func TestServerRestartsUnderMount(t *testing.T) {
 	for i, mode := range modes {
@@ -27,6 +27,10 @@ func TestServerRestartsUnderMount(t *testing.T) {
 
 func restartUnderMount(t *testing.T, mode string, connections int) {
 	const files = 60
+	next, err := upgradeOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	port := freePort(t)
 	served := serve(t, disk, diskSize, port, "--mode", mode)
@@ -62,13 +66,19 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 		case k := <-broken:
 			breakages[k]()
 			delete(breakages, k)
-			if k == 45 {
+			switch k {
+			case 15:
+				served = serve(t, disk, diskSize, port)
+			case 30:
+				served = serveAs(t, next, disk, diskSize, port)
+				if !strings.Contains(served.log.String(), nextVersion) {
+					t.Errorf("the log does not say that version %s serves", nextVersion)
+				}
+			case 45:
 				g.awaitLog("Connection timed out")
 				time.Sleep(longStop(t))
 				served.signal(syscall.SIGCONT)
-				continue
 			}
-			served = serve(t, disk, diskSize, port)
 		case err := <-written:
 			t.Fatalf("writing ended after %d files: %v", len(want), err)
 		}
@@ -113,14 +123,21 @@ func longStop(t *testing.T) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// jnbdAttach attaches a device with jnbd attach, which stays, and returns its process id.
+// jnbdAttach attaches a device with jnbd attach, which stays, and returns its process id. It must
+// have told systemd by then that the device can be used.
 func (g *guest) jnbdAttach(uri, device string, flags ...string) int {
 	g.t.Helper()
-	answer := g.do(step.Step{Do: step.Start, Args: append([]string{"jnbd", "attach", uri, device, "--log-format", "console"}, flags...)})
-	if strings.TrimSpace(answer.Out) != device {
-		g.t.Fatalf("jnbd attach says %q, want %q", answer.Out, device)
+	answer := g.do(attachStep(uri, device, flags...))
+	if strings.TrimSpace(answer.Out) != device || answer.Notified != "READY=1" {
+		g.t.Fatalf("jnbd attach says %q, and %q to systemd, want %q", answer.Out, answer.Notified, device)
 	}
 	return answer.PID
+}
+
+// attachStep starts jnbd attach.
+func attachStep(uri, device string, flags ...string) step.Step {
+	args := append([]string{"jnbd", "attach", uri, device, "--log-format", "console"}, flags...)
+	return step.Step{Do: step.Start, Args: args, Notify: true}
 }
 
 // lost are the kernel's warnings of a connection that was lost or made anew.

@@ -30,7 +30,18 @@ var buildOnce = sync.OnceValues(func() (*world, error) {
 	return build(ctx, worldDir)
 })
 
-// worldDir holds what buildOnce builds.
+// nextVersion is what upgradeOnce's jnbd says that it is.
+const nextVersion = "99.0.0-next"
+
+// upgradeOnce builds the program that takes the place of the world's jnbd, as a newer package does.
+var upgradeOnce = sync.OnceValues(func() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	path := filepath.Join(worldDir, "jnbd-next")
+	return path, goBuild(ctx, path, "jnbd/cmd/jnbd", "-ldflags", "-X main.releaseVersion="+nextVersion)
+})
+
+// worldDir holds what buildOnce builds, and upgradeOnce.
 var worldDir string
 
 func TestMain(m *testing.M) {
@@ -104,8 +115,9 @@ func build(ctx context.Context, dir string) (*world, error) {
 }
 
 // goBuild builds a package as a static program.
-func goBuild(ctx context.Context, path, pkg string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, pkg)
+func goBuild(ctx context.Context, path, pkg string, flags ...string) error {
+	args := append([]string{"build", "-o", path}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, bytes.TrimSpace(out))

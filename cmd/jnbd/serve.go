@@ -317,8 +317,9 @@ func (a *app) announce(pidFile, uri string, listeners []net.Listener) (removePid
 		}
 		removePidFile = func() { _ = os.Remove(pidFile) } // stale at worst, and named so in the log before
 	}
+	version, _ := buildVersion()
 	for _, l := range listeners {
-		a.log.Info().Str("address", l.Addr().String()).Msg("listening")
+		a.log.Info().Str("address", l.Addr().String()).Str("version", version).Msg("listening")
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		a.log.Warn().Err(err).Msg("could not tell systemd that the disks are ready")

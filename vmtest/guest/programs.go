@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type programs struct {
 type program struct {
 	cmd    *exec.Cmd
 	output *tail         // what it printed, both streams
+	notify *notifySocket // nil if it has none
 	ended  chan struct{} // closed when it has ended and output is whole
 	err    error         // what Wait said; read only after ended
 }
@@ -44,15 +46,23 @@ func (p *programs) run(args []string) (step.Answer, error) {
 }
 
 // start starts a program and waits for the first line on its standard output, its sign
-// that it is ready. One that ends without a line is an error that holds what it said.
-func (p *programs) start(args []string) (step.Answer, error) {
+// that it is ready. One that ends without a line is an error that holds what it said. With
+// notify it has a NOTIFY_SOCKET until it ends.
+func (p *programs) start(args []string, notify bool) (step.Answer, error) {
 	cmd, err := command(args)
 	if err != nil {
 		return step.Answer{}, err
 	}
 	started := &program{cmd: cmd, output: &tail{}, ended: make(chan struct{})}
+	if notify {
+		if started.notify, err = listenNotify(); err != nil {
+			return step.Answer{}, err
+		}
+		cmd.Env = append(slices.Clone(cmd.Env), "NOTIFY_SOCKET="+started.notify.address())
+	}
 	reader, writer, err := os.Pipe()
 	if err != nil {
+		started.notify.close()
 		return step.Answer{}, err
 	}
 	cmd.Stdout = writer
@@ -61,12 +71,14 @@ func (p *programs) start(args []string) (step.Answer, error) {
 	writer.Close()
 	if err != nil {
 		reader.Close()
+		started.notify.close()
 		return step.Answer{}, fmt.Errorf("start %s: %w", args[0], err)
 	}
 	first := make(chan string, 1)
 	// Ends when the program has ended, and with it the pipe.
 	go func() {
 		defer close(started.ended)
+		defer started.notify.close()
 		defer reader.Close()
 		stdout := bufio.NewReader(reader)
 		if line, err := stdout.ReadString('\n'); err == nil {
@@ -81,13 +93,14 @@ func (p *programs) start(args []string) (step.Answer, error) {
 		<-started.ended
 		return step.Answer{}, fmt.Errorf("%s ended before it was ready (%v): %s", args[0], started.err, started.output)
 	}
+	notified, err := started.notify.heard()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running == nil {
 		p.running = make(map[int]*program)
 	}
 	p.running[cmd.Process.Pid] = started
-	return step.Answer{Out: line, PID: cmd.Process.Pid}, nil
+	return step.Answer{Out: line, PID: cmd.Process.Pid, Notified: notified}, err
 }
 
 // stop sends a signal to a program that start started, and waits for its end.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -55,7 +57,7 @@ func TestStartAndStop(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var p programs
-			started, err := p.start([]string{"sh", "-c", script})
+			started, err := p.start([]string{"sh", "-c", script}, false)
 			if err != nil || started.Out != "ready\n" {
 				t.Fatalf("first line %q, %v", started.Out, err)
 			}
@@ -70,9 +72,46 @@ func TestStartAndStop(t *testing.T) {
 	}
 }
 
+// TestStartNotified: what was notified before the first line is told, and nothing else.
+func TestStartNotified(t *testing.T) {
+	if notified := os.Getenv("NOTIFY_SOCKET"); notified != "" {
+		notify(t, notified)
+		return
+	}
+	for _, c := range []struct {
+		name, script, want string
+	}{
+		{"ready", "\"$0\" -test.run TestStartNotified >/dev/null; echo first; read wait", "READY=1"},
+		{"silent", "echo first; read wait", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var p programs
+			started, err := p.start([]string{"sh", "-c", c.script, os.Args[0]}, true)
+			if err != nil || started.Notified != c.want {
+				t.Fatalf("notified %q, %v, want %q", started.Notified, err, c.want)
+			}
+			if _, err := p.stop(started.PID, unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// notify is what a program does that tells systemd it is ready.
+func notify(t *testing.T, socket string) {
+	conn, err := net.Dial("unixgram", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("READY=1")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestStartThatIsNeverReady(t *testing.T) {
 	var p programs
-	_, err := p.start([]string{"sh", "-c", "echo no disk >&2; exit 12"})
+	_, err := p.start([]string{"sh", "-c", "echo no disk >&2; exit 12"}, false)
 	if err == nil || !strings.Contains(err.Error(), "no disk") || !strings.Contains(err.Error(), "exit status 12") {
 		t.Errorf("error %v, want one with what it said and how it ended", err)
 	}

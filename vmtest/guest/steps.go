@@ -17,7 +17,7 @@ func (s *server) do(asked step.Step, say func(...step.File) error) (step.Answer,
 	case step.Run:
 		return s.programs.run(asked.Args)
 	case step.Start:
-		return s.programs.start(asked.Args)
+		return s.programs.start(asked.Args, asked.Notify)
 	case step.Stop:
 		return s.programs.stop(asked.PID, unix.Signal(asked.Signal))
 	case step.Read:

@@ -47,7 +47,7 @@ const RootOption = "jnbd.root="
 // What a Step can ask for.
 const (
 	Run         = "run"          // runs Args to its end; Answer.Out, Answer.Code
-	Start       = "start"        // starts Args, waits for its first line of output: Answer.Out, Answer.PID
+	Start       = "start"        // starts Args, waits for its first line of output: Answer.Out, Answer.PID; with Notify Answer.Notified
 	Stop        = "stop"         // sends Signal to PID, waits for its end; Answer.Out, Answer.Code
 	Read        = "read"         // reads the text file Path; Answer.Out
 	KernelLog   = "kernel-log"   // the last warnings, and worse, of the kernel, but for lines like Options; Answer.Out
@@ -70,6 +70,7 @@ type Step struct {
 	ID      int      `json:"id"`
 	Do      string   `json:"do"`
 	Args    []string `json:"args,omitempty"`   // program (looked up in /bin) and arguments
+	Notify  bool     `json:"notify,omitempty"` // the program gets a NOTIFY_SOCKET, as from systemd
 	PID     int      `json:"pid,omitempty"`    // from the Answer to Start
 	Signal  int      `json:"signal,omitempty"` // number, as in signal(7)
 	Path    string   `json:"path,omitempty"`
@@ -93,6 +94,8 @@ type Answer struct {
 	Out  string `json:"out,omitempty"`
 	Code int    `json:"code,omitempty"` // exit code; -1 when a signal ended the program
 	PID  int    `json:"pid,omitempty"`
+	// Notified is what the program had sent to its NOTIFY_SOCKET by its first line of output.
+	Notified string `json:"notified,omitempty"`
 	// Files are at most MaxFiles files that the step has written or read.
 	Files []File `json:"files,omitempty"`
 }
