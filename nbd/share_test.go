@@ -25,6 +25,32 @@ func TestShareOf(t *testing.T) {
 	}
 }
 
+// Who leaves gives its share back, and who only negotiates has none.
+func TestShareComesBack(t *testing.T) {
+	s := &Server{Exports: []Export{{Device: newMemDisk(memPage)}}}
+	path := startServer(t, s)
+	const attached = 100
+	var clients []*client
+	for range attached {
+		c := attach(t, path)
+		c.must(cmdRead, 0, 0, 1, nil) // it is counted before its first request is read
+		clients = append(clients, c)
+	}
+	for range attached {
+		dial(t, path)
+	}
+	if got := s.share.bytes(); got != shareOf(attached) {
+		t.Errorf("%d connections: %d bytes each, want %d", attached, got, shareOf(attached))
+	}
+	for _, c := range clients {
+		_ = c.nc.Close()
+	}
+	awaitConns(t, s, attached)
+	if got := s.share.bytes(); got != maxShare {
+		t.Errorf("when they have left: %d bytes each, want %d", got, maxShare)
+	}
+}
+
 // With many others attached, all that a connection asks for is done as ever: requests larger than
 // its share, and runs of requests that are cut anywhere.
 func TestShareOfACrowd(t *testing.T) {
