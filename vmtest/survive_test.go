@@ -71,9 +71,9 @@ func restartUnderMount(t *testing.T, mode string, connections int) {
 				served = serve(t, disk, diskSize, port)
 			case 30:
 				served = serveAs(t, next, disk, diskSize, port)
-				if !strings.Contains(served.log.String(), nextVersion) {
-					t.Errorf("the log does not say that version %s serves", nextVersion)
-				}
+				g.await("the log to name the version that serves", func() bool {
+					return strings.Contains(served.log.String(), nextVersion)
+				})
 			case 45:
 				g.awaitLog("Connection timed out")
 				time.Sleep(longStop(t))
