@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -108,6 +109,44 @@ func TestSameLogEitherWay(t *testing.T) {
 	}
 	if rs.Summaries < 10 || rq.BytesRead*4 > rs.BytesRead {
 		t.Errorf("%d summaries; by them %d bytes were read, without %d", rs.Summaries, rq.BytesRead, rs.BytesRead)
+	}
+}
+
+// TestSkipProven: what lies behind the durable mark is shown, also where its segment is proven in part.
+func TestSkipProven(t *testing.T) {
+	l, dev := fresh(t, 16<<20, steadyOptions())
+	segments := func(n int64) {
+		for to := l.Stats().Head + n*l.SegmentBytes(); l.Stats().Head < to; {
+			appendOne(t, l, numbered(l.Stats().NextSeq, 4096))
+		}
+	}
+	segments(3)
+	appendOne(t, l, numbered(0, 4096))
+	flush(t, l)
+	durable := l.Stats().DurableUpTo
+	segments(3)
+	closeLog(t, l)
+	frames := func(opt ScanOptions) (before, behind []int64) {
+		r, err := Scan(dev, opt, func(f *Frame) error {
+			if f.Pos < durable {
+				before = append(before, f.Pos)
+			} else {
+				behind = append(behind, f.Pos)
+			}
+			return nil
+		})
+		if err != nil || r.DurableUpTo != durable {
+			t.Fatalf("durable up to %#x, want %#x; %v", r.DurableUpTo, durable, err)
+		}
+		return before, behind
+	}
+	all, want := frames(ScanOptions{})
+	some, got := frames(ScanOptions{SkipProven: true})
+	if !slices.Equal(got, want) || len(want) == 0 {
+		t.Errorf("%d of %d frames behind the mark are shown", len(got), len(want))
+	}
+	if len(some) >= len(all) {
+		t.Errorf("all %d frames before the mark are shown", len(some))
 	}
 }
 
