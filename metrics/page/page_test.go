@@ -103,7 +103,7 @@ func (s *story) state() map[string]any {
 		}
 	}
 	return map[string]any{
-		"time": at(n), "version": "v1.0.0", "pid": 7, "started": at(-4000), "connections": 2, "connections_total": 9, "connections_refused": 0,
+		"time": at(n), "version": "v1.0.0", "pid": 7, "started": at(-4000), "connections": 2, "connections_max": 1024, "connections_total": 9, "connections_refused": 0,
 		"buffer_bytes": 0, "disks": []map[string]any{disk("db.img"), disk("vm.img")},
 	}
 }
