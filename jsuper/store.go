@@ -22,14 +22,12 @@ type Store struct {
 	dev       disk.Device
 	placement Placement
 
-	mu         sync.Mutex
-	loaded     bool       // the fields below are known
-	uuid       [16]byte   // the disk whose superblock is in the slots; zero if none
-	generation uint64     // newest generation on the device; 0 if none
-	newest     Superblock // of that generation
-	next       int        // the slot the next save goes to
-	unsure     []byte     // content of the other slot, as read but perhaps not durable; nil: durable
-	failed     error      // the first failed save or wipe; sticky
+	mu     sync.Mutex
+	loaded bool       // the fields below are known
+	newest Superblock // of the newest generation on the device; zero if there is none
+	next   int        // the slot the next save goes to
+	unsure []byte     // content of the other slot, as read but perhaps not durable; nil: durable
+	failed error      // the first failed save or wipe; sticky
 
 	written atomic.Uint64 // bytes given to dev
 }
@@ -62,8 +60,7 @@ func (s *Store) loadLocked() (*Superblock, error) {
 		return nil, fmt.Errorf("open superblock slot %d at %d for writing: features %#x: %w",
 			newest, slots[newest].Offset, unknown, ErrReadOnlyFormat)
 	}
-	s.loaded, s.uuid, s.generation, s.next = true, sb.DiskUUID, sb.Generation, 1-newest
-	s.newest, s.unsure = *sb, slots[newest].content
+	s.loaded, s.newest, s.next, s.unsure = true, *sb, 1-newest, slots[newest].content
 	return sb, nil
 }
 
@@ -169,14 +166,13 @@ func (s *Store) saveLocked(dev disk.Device, sb *Superblock) error {
 		return err
 	}
 	sealed := *sb
-	sealed.Generation = s.generation + 1
+	sealed.Generation = s.newest.Generation + 1
 	slot := s.next
 	if err := s.putLocked(dev, encode(&sealed), sealed.Generation, slot, offsets[slot]); err != nil {
 		return err
 	}
 	sb.Generation = sealed.Generation
-	s.uuid, s.generation, s.next = sealed.DiskUUID, sealed.Generation, 1-slot
-	s.newest = sealed
+	s.newest, s.next = sealed, 1-slot
 	return nil
 }
 
@@ -190,7 +186,7 @@ func (s *Store) resealLocked(dev disk.Device, offsets [2]int64) error {
 		return nil
 	}
 	newest := 1 - s.next
-	if err := s.putLocked(dev, s.unsure, s.generation, newest, offsets[newest]); err != nil {
+	if err := s.putLocked(dev, s.unsure, s.newest.Generation, newest, offsets[newest]); err != nil {
 		return err
 	}
 	s.unsure = nil
@@ -221,11 +217,11 @@ func (s *Store) checkLocked(sb *Superblock) error {
 	switch {
 	case sb.Incompat&^knownIncompat != 0 || sb.ROCompat&^knownROCompat != 0:
 		return fmt.Errorf("features incompat %#x, ro-compat %#x: %w", sb.Incompat, sb.ROCompat, ErrReadOnlyFormat)
-	case s.generation != 0 && s.uuid != sb.DiskUUID:
+	case s.newest.Generation != 0 && s.newest.DiskUUID != sb.DiskUUID:
 		return fmt.Errorf("disk uuid %s, but the device holds the journal of %s",
-			FormatUUID(sb.DiskUUID), FormatUUID(s.uuid))
-	case s.generation == math.MaxUint64:
-		return fmt.Errorf("generation %d is the last one", s.generation)
+			FormatUUID(sb.DiskUUID), FormatUUID(s.newest.DiskUUID))
+	case s.newest.Generation == math.MaxUint64:
+		return fmt.Errorf("generation %d is the last one", s.newest.Generation)
 	}
 	return nil
 }
@@ -242,7 +238,6 @@ func (s *Store) wipeLocked() error {
 	if err := s.dev.Flush(); err != nil {
 		return fmt.Errorf("wipe superblock: flush: %w", err)
 	}
-	s.loaded, s.uuid, s.generation, s.next, s.unsure = true, [16]byte{}, 0, 0, nil
-	s.newest = Superblock{}
+	s.loaded, s.newest, s.next, s.unsure = true, Superblock{}, 0, nil
 	return nil
 }
