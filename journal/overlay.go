@@ -26,7 +26,7 @@ const (
 	mappedHome  // written once, in place
 	broughtHome // copied home from spare
 
-	disowned // of overlay.change: nobody owns the range any more
+	disowned // of overlay.changeLocked: nobody owns the range any more
 )
 
 // extent is a range of the disk whose newest bytes are not home yet.

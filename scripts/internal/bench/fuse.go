@@ -122,7 +122,6 @@ type place struct {
 	journal string // of a server of ours, if it does not lie beside the disk
 	socket  string
 	slow    []*slowFile
-	before  bool // the server is the other build
 }
 
 // place makes the disk at path what a race needs: as it is, or slow, and its journal with it.

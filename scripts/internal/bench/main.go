@@ -6,6 +6,7 @@
 //   - floor.go: what that is made of.
 //   - fio.go, copy.go, client.go, tally.go: the clients.
 //   - fuse.go, slow.go: a slow disk below all of them.
+//   - device.go: what reached the disk.
 //   - rounds.go: the turns; table.go: what they come to, on a terminal and in docs/benchmarks.md.
 //   - trace.go: requests that a file system made once.
 //   - sustain.go, svg.go: minutes, second by second, and their picture.

@@ -34,7 +34,7 @@ const (
 	logLasts = ", log lasts" // it does not fill while it is measured
 	logFull  = ", log full"  // it is so small that it soon is
 	inside   = ", inside"    // its journal lies inside the disk
-	before   = ", before"    // it is the other build
+	otherOne = ", before"    // it is the build of -before
 )
 
 // peers are all servers that are not ours.
@@ -42,11 +42,12 @@ var peers = []server{nbdkitFile, qemuRaw, qemuQcow2, nbdServer}
 
 func (s server) isOurs() bool { return strings.HasPrefix(string(s), "jnbd ") }
 
+func (s server) isBefore() bool { return strings.HasSuffix(string(s), otherOne) }
+
 func (s server) isPeer() bool { return slices.Contains(peers, s) }
 
 // createArgs are those of jnbd create.
 func (c *config) createArgs(s server) []string {
-	s = server(strings.TrimSuffix(string(s), before))
 	mode, _, _ := strings.Cut(strings.TrimPrefix(string(s), "jnbd "), ",")
 	args := []string{"--mode", mode}
 	switch {
@@ -74,6 +75,7 @@ const (
 // prepare makes the disk that a round of s needs, and returns its path. createArgs go to jnbd
 // create.
 func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string, error) {
+	s = server(strings.TrimSuffix(string(s), otherOne)) // both builds serve the same disk, in turns
 	if s == nullServer {
 		return filepath.Join(c.dir, "null"), nil
 	}
@@ -81,7 +83,6 @@ func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string
 	if s.isPeer() && s != qemuQcow2 {
 		name = "raw" // one image for all of them: they never run at the same time
 	}
-	name = strings.TrimSuffix(name, "-before") // both builds serve the same disk, in turns
 	path := filepath.Join(c.dir, name+".img")
 	if kind == wholeImage {
 		if _, err := os.Stat(path); err == nil {
@@ -170,8 +171,11 @@ func (c *config) startAt(s server, at *place) (*process, error) {
 	if len(at.slow) > 0 {
 		args = append(args, "--accept-backing") // a new mount has other times
 	}
-	at.before = strings.HasSuffix(string(s), before)
-	p, _, err := c.startJnbd(at, args...)
+	jnbd := c.jnbd
+	if s.isBefore() {
+		jnbd = c.before
+	}
+	p, _, err := startBuild(jnbd, at, args...)
 	return p, err
 }
 

@@ -27,11 +27,12 @@ const readyTimeout = 2 * time.Minute
 
 // startJnbd serves a disk and returns when it is ready, with the time that took.
 func (c *config) startJnbd(at *place, args ...string) (*process, time.Duration, error) {
+	return startBuild(c.jnbd, at, args...)
+}
+
+// startBuild is startJnbd of a build.
+func startBuild(jnbd string, at *place, args ...string) (*process, time.Duration, error) {
 	p := &process{socket: at.socket}
-	jnbd := c.jnbd
-	if at.before {
-		jnbd = c.before
-	}
 	p.cmd = exec.Command(jnbd, append([]string{"serve", at.disk, "-U", p.socket, "--log-level", "error"}, args...)...)
 	p.cmd.Stderr = os.Stderr
 	stdout, err := p.cmd.StdoutPipe()

@@ -224,31 +224,39 @@ func evict(f *os.File) error {
 }
 
 // among is the race of those servers that the command line asks for: by -only, and by -before the
-// other build behind each of ours. What is wanted of others is left out.
+// other build behind each of ours, with which it is compared. What is wanted of others is left out.
 func (r race) among(c *config) race {
 	servers, wants := r.servers, r.wants
 	r.servers, r.wants = nil, nil
 	for _, s := range servers {
-		if c.only.MatchString(string(s)) {
-			r.servers = append(r.servers, s)
+		candidates := []server{s}
+		if s.isOurs() && c.before != "" {
+			candidates = append(candidates, s+otherOne)
 		}
-		if other := s + before; s.isOurs() && c.before != "" && c.only.MatchString(string(other)) {
-			r.servers = append(r.servers, other)
-			for _, w := range wants {
-				if w.ours == s {
-					r.wants = append(r.wants, want{pass: w.pass, ours: s, peers: []server{other}, figure: w.figure})
-				}
+		for _, candidate := range candidates {
+			if c.only == nil || c.only.MatchString(string(candidate)) {
+				r.servers = append(r.servers, candidate)
 			}
 		}
 	}
 	for _, w := range wants {
-		missing := func(s server) bool { return !slices.Contains(r.servers, s) }
-		alone := len(w.peers) == 0 && !w.absolute && !slices.ContainsFunc(r.servers, server.isPeer)
-		if !missing(w.ours) && !alone && !slices.ContainsFunc(w.peers, missing) {
-			r.wants = append(r.wants, w)
+		compared := want{pass: w.pass, ours: w.ours, peers: []server{w.ours + otherOne}, figure: w.figure}
+		for _, w := range []want{compared, w} {
+			if r.has(w) {
+				r.wants = append(r.wants, w)
+			}
 		}
 	}
 	return r
+}
+
+// has reports whether the servers of a want take part.
+func (r *race) has(w want) bool {
+	missing := func(s server) bool { return !slices.Contains(r.servers, s) }
+	if missing(w.ours) || slices.ContainsFunc(w.peers, missing) {
+		return false
+	}
+	return len(w.peers) > 0 || w.absolute || slices.ContainsFunc(r.servers, server.isPeer)
 }
 
 // validate finds wants that nothing could ever meet.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"slices"
 	"testing"
 )
@@ -20,6 +21,37 @@ func TestWorkloadsAreWhole(t *testing.T) {
 			if !slices.Contains(w.race.servers, want.ours) {
 				t.Errorf("%s: a figure is wanted of %s, which does not run", w.name, want.ours)
 			}
+		}
+	}
+}
+
+// -only leaves servers out, and what is wanted of them; -before adds the other build of each of ours.
+func TestAmong(t *testing.T) {
+	const bestPeer server = ""
+	for _, c := range []struct {
+		only, before string
+		servers      []server
+		comparedWith []server
+	}{
+		{"", "", slices.Concat([]server{jnbdAuto}, peers, []server{nullServer}), []server{bestPeer}},
+		{"auto|nbdkit", "", []server{jnbdAuto, nbdkitFile}, []server{bestPeer}},
+		{"auto", "", []server{jnbdAuto}, nil},
+		{"nbdkit", "", []server{nbdkitFile}, nil},
+		{"auto", "other", []server{jnbdAuto, jnbdAuto + otherOne}, []server{jnbdAuto + otherOne}},
+		{"auto|nbdkit", "other", []server{jnbdAuto, jnbdAuto + otherOne, nbdkitFile}, []server{jnbdAuto + otherOne, bestPeer}},
+		{"before", "other", []server{jnbdAuto + otherOne}, nil},
+	} {
+		w := against("x", "x", 2, nil, jnbdAuto)
+		r := w.race.among(&config{only: regexp.MustCompile(c.only), before: c.before})
+		if !slices.Equal(r.servers, c.servers) {
+			t.Errorf("-only %q -before %q: servers %q, want %q", c.only, c.before, r.servers, c.servers)
+		}
+		var comparedWith []server
+		for _, want := range r.wants {
+			comparedWith = append(comparedWith, append(want.peers, bestPeer)[0])
+		}
+		if !slices.Equal(comparedWith, c.comparedWith) {
+			t.Errorf("-only %q -before %q: compared with %q, want %q", c.only, c.before, comparedWith, c.comparedWith)
 		}
 	}
 }
