@@ -45,7 +45,7 @@ func (d *emptyDisk) describe() string {
 }
 
 func (d *emptyDisk) ReadAt(p []byte, _ int64) (int, error)                        { clear(p); return len(p), nil }
-func (d *emptyDisk) WriteBatch([][]byte, []int64, func() bool) error              { return nil }
+func (d *emptyDisk) WriteBatch([][]byte, []int64, bool, func() bool) error        { return nil }
 func (d *emptyDisk) Zero(_, _ int64, _ bool, _ func() bool) error                 { return nil }
 func (d *emptyDisk) Trim(_, _ int64, _ func() bool) error                         { return nil }
 func (d *emptyDisk) Sync() error                                                  { return nil }

@@ -32,6 +32,7 @@ type pending struct {
 	bytes       int64                // payload that goes into the log
 	clientBytes int64                // of a direct write, all that the client sent
 	direct      *ordered.Reservation // of a direct write
+	flush       bool                 // a Sync follows
 	admit       func() bool
 	err         error
 	done        chan verdict
@@ -62,7 +63,7 @@ type appendQueue struct {
 // WriteAt writes p at off: ordered, whole or not at all, safe against the death of the
 // process on return. It is the backend contract of other Go NBD servers, and a batch of one.
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
-	if err := d.WriteBatch([][]byte{p}, []int64{off}, nil); err != nil {
+	if err := d.WriteBatch([][]byte{p}, []int64{off}, false, nil); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -72,7 +73,10 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 // nil, is asked under the lock that gives the order, right before the batch gets its place;
 // when it reports false nothing is done and ErrDropped is returned. It is asked again if the
 // batch had to wait for space, or is too large for one append and goes on in a second.
-func (d *Disk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+//
+// flush says that a Sync follows: the batch then ends with the barrier that Sync would have
+// to write. It makes nothing durable, and a Sync need not follow.
+func (d *Disk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	if err := d.writable(); err != nil {
 		return err
 	}
@@ -104,7 +108,7 @@ func (d *Disk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) err
 				}
 				p.reset()
 			}
-			handled, err := d.writeDirect(b, offsets[i], admit)
+			handled, err := d.writeDirect(b, offsets[i], flush && i == len(data)-1, admit)
 			if handled && err != nil {
 				return err
 			}
@@ -118,6 +122,7 @@ func (d *Disk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) err
 	if len(p.recs) == 0 {
 		return nil
 	}
+	p.flush = flush
 	return d.submit(p, admit)
 }
 
@@ -271,9 +276,11 @@ func (d *Disk) place(batch []*pending) error {
 	sealDirect(batch)
 	recs := d.recs[:0]
 	var bytes int64
+	flush := false
 	for _, p := range batch {
 		if p.err == nil {
 			recs = append(recs, p.recs...)
+			flush = flush || p.flush
 			bytes += max(p.bytes, p.clientBytes)
 		}
 	}
@@ -287,7 +294,11 @@ func (d *Disk) place(batch []*pending) error {
 		return wal.ErrFull // of memory: the checkpointer makes room, too
 	}
 	d.pos = grow(d.pos, len(recs))
-	if err := d.log.Append(recs, d.pos); err != nil {
+	write := d.log.Append
+	if flush {
+		write = d.log.AppendBarrier
+	}
+	if err := write(recs, d.pos); err != nil {
 		switch {
 		case errors.Is(err, wal.ErrFull):
 			unsealDirect(batch)
@@ -358,7 +369,7 @@ func fail(batch []*pending, err error) {
 
 func (p *pending) reset() {
 	clear(p.recs)
-	p.recs, p.bytes, p.clientBytes = p.recs[:0], 0, 0
+	p.recs, p.bytes, p.clientBytes, p.flush = p.recs[:0], 0, 0, false
 }
 
 func (d *Disk) release(p *pending) {

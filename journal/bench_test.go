@@ -63,7 +63,7 @@ func BenchmarkWrite(b *testing.B) {
 				for i := range offsets {
 					offsets[i] = rng.Int64N(1<<18) * 4096
 				}
-				if err := d.WriteBatch(data, offsets, nil); err != nil {
+				if err := d.WriteBatch(data, offsets, false, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

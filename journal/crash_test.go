@@ -47,12 +47,12 @@ func suites() []suite {
 		{layout: small, clients: 1, requests: 70, most: 64 << 10},
 		{layout: inside, clients: 1, requests: 70, most: 64 << 10},
 		{layout: small, clients: 3, requests: 30, most: 32 << 10},
-		{layout: large, clients: 1, requests: 24, most: 1 << 20},
+		{layout: large, clients: 1, requests: 32, most: 1 << 20},
 		// Spare of all sizes: more than enough, and so short that writes fall back to the log.
 		{layout: in(small, jsuper.Ordered, 0), clients: 1, requests: 70, most: 64 << 10},
 		{layout: in(inside, jsuper.Ordered, 128<<10), clients: 1, requests: 70, most: 64 << 10},
 		{layout: in(small, jsuper.Ordered, 256<<10), clients: 3, requests: 30, most: 32 << 10},
-		{layout: in(large, jsuper.Auto, 0), clients: 1, requests: 24, most: 1 << 20},
+		{layout: in(large, jsuper.Auto, 0), clients: 1, requests: 32, most: 1 << 20},
 	}
 }
 
@@ -547,7 +547,7 @@ func (s suite) checkPoisoned(t *testing.T, d *Disk, all []*client, what string) 
 	d.checkpointMu.Lock() // a batch that was under way when it happened is over
 	before := d.Stats()
 	d.checkpointMu.Unlock()
-	if err := d.WriteBatch([][]byte{{1}}, []int64{0}, nil); !errors.Is(err, ErrPoisoned) {
+	if err := d.WriteBatch([][]byte{{1}}, []int64{0}, false, nil); !errors.Is(err, ErrPoisoned) {
 		t.Fatalf("%s: a later write answers %v", what, err)
 	}
 	if err := d.Sync(); !errors.Is(err, ErrPoisoned) {

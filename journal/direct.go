@@ -26,7 +26,7 @@ import (
 var errStolen = errors.New("the checkpointer needs a home of this write")
 
 // writeDirect writes p at off once. handled is false when it must take the log.
-func (d *Disk) writeDirect(p []byte, off int64, admit func() bool) (handled bool, err error) {
+func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (handled bool, err error) {
 	o := d.once
 	first, last := blocksOf(off), (off+int64(len(p)))/blockBytes
 	if last <= first {
@@ -66,6 +66,7 @@ func (d *Disk) writeDirect(p []byte, off int64, admit func() bool) (handled bool
 	}
 	q.direct = res
 	q.clientBytes = int64(len(p))
+	q.flush = flush
 	err = d.submit(q, admit)
 	if err == nil {
 		return true, nil

@@ -81,7 +81,7 @@ func TestReadsSeeWrites(t *testing.T) {
 		if !o.changes() {
 			continue
 		}
-		if err := o.perform(d); err != nil {
+		if err := o.perform(d, i%2 == 0); err != nil {
 			t.Fatalf("%s: %v", &o, err)
 		}
 		o.apply(model, 0)
@@ -173,7 +173,7 @@ func TestGhostIsDropped(t *testing.T) {
 	newer, older := pattern(1, 4096), pattern(2, 4096)
 	write(t, d, newer, 0)
 	dead := func() bool { return false }
-	if err := d.WriteBatch([][]byte{older}, []int64{0}, dead); !errors.Is(err, ErrDropped) {
+	if err := d.WriteBatch([][]byte{older}, []int64{0}, false, dead); !errors.Is(err, ErrDropped) {
 		t.Errorf("ghost write answers %v", err)
 	}
 	if err := d.Trim(0, 4096, dead); !errors.Is(err, ErrDropped) {
@@ -209,8 +209,8 @@ func TestGhostBehindAStalledLeader(t *testing.T) {
 	var alive atomic.Bool
 	alive.Store(true)
 	var ghost, living error
-	wg.Go(func() { ghost = d.WriteBatch([][]byte{pattern(2, 512)}, []int64{4096}, alive.Load) })
-	wg.Go(func() { living = d.WriteBatch([][]byte{pattern(3, 512)}, []int64{8192}, nil) })
+	wg.Go(func() { ghost = d.WriteBatch([][]byte{pattern(2, 512)}, []int64{4096}, false, alive.Load) })
+	wg.Go(func() { living = d.WriteBatch([][]byte{pattern(3, 512)}, []int64{8192}, false, nil) })
 	for queued := 0; queued < 2; {
 		d.queue.mu.Lock()
 		queued = len(d.queue.waiting)
@@ -361,9 +361,9 @@ func TestOrderInsideAFrame(t *testing.T) {
 	// All of these become one append: 1 byte, then zeros over it, in several shapes.
 	for i := range int64(16) {
 		at := i * 5000
-		queued(int(4*i)+1, func() error { return d.WriteBatch([][]byte{{0xaa}}, []int64{at + 10}, nil) })
+		queued(int(4*i)+1, func() error { return d.WriteBatch([][]byte{{0xaa}}, []int64{at + 10}, false, nil) })
 		queued(int(4*i)+2, func() error { return d.Zero(at, 4096, true, nil) })
-		queued(int(4*i)+3, func() error { return d.WriteBatch([][]byte{{0xbb}}, []int64{at + 4200}, nil) })
+		queued(int(4*i)+3, func() error { return d.WriteBatch([][]byte{{0xbb}}, []int64{at + 4200}, false, nil) })
 		queued(int(4*i)+4, func() error { return d.Trim(at+4200, 1, nil) })
 	}
 	close(hang.release)
@@ -694,7 +694,7 @@ func TestRequestLargerThanTheLog(t *testing.T) {
 		data = append(data, pattern(uint64(i), 9000))
 		offsets = append(offsets, i*9000)
 	}
-	if err := d.WriteBatch(data, offsets, nil); err != nil {
+	if err := d.WriteBatch(data, offsets, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i := range data {

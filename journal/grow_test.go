@@ -43,7 +43,7 @@ func (w growth) filled(t *testing.T) (*crashdisk.Group, []byte) {
 		for i := range int64(3) {
 			p := bytes.Repeat([]byte{byte(16*round) + byte(i) + 1}, 160<<10)
 			off := min(i*300<<10, w.from-int64(len(p)))
-			if err := d.WriteBatch([][]byte{p}, []int64{off}, nil); err != nil {
+			if err := d.WriteBatch([][]byte{p}, []int64{off}, false, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -56,7 +56,7 @@ func (w growth) filled(t *testing.T) (*crashdisk.Group, []byte) {
 			}
 		}
 	}
-	if err := d.WriteBatch([][]byte{[]byte("logged")}, []int64{1000}, nil); err != nil {
+	if err := d.WriteBatch([][]byte{[]byte("logged")}, []int64{1000}, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Sync(); err != nil {
@@ -178,7 +178,7 @@ func TestGrowTwice(t *testing.T) {
 				for round := range 3 { // home, spare, home again
 					p := bytes.Repeat([]byte{byte(round) + 100}, 128<<10)
 					off := to - int64(len(p))
-					if err := d.WriteBatch([][]byte{p}, []int64{off}, nil); err != nil {
+					if err := d.WriteBatch([][]byte{p}, []int64{off}, false, nil); err != nil {
 						t.Fatal(err)
 					}
 					copy(want[off:], p)

@@ -33,8 +33,8 @@ func TestPoisonIsSticky(t *testing.T) {
 		g.OnOp(nil)
 		before := d.Stats()
 		for what, try := range map[string]func() error{
-			"write":      func() error { return d.WriteBatch([][]byte{{1}}, []int64{5000}, nil) },
-			"bulk write": func() error { return d.WriteBatch([][]byte{pattern(1, 8192)}, []int64{8192}, nil) },
+			"write":      func() error { return d.WriteBatch([][]byte{{1}}, []int64{5000}, false, nil) },
+			"bulk write": func() error { return d.WriteBatch([][]byte{pattern(1, 8192)}, []int64{8192}, false, nil) },
 			"zero":       func() error { return d.Zero(0, 10, true, nil) },
 			"trim":       func() error { return d.Trim(0, 4096, nil) },
 			"flush":      d.Sync,

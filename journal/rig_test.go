@@ -71,7 +71,9 @@ func (c *client) run(d *Disk, clock *stamps) error {
 	for i := range c.ops {
 		o := &c.ops[i]
 		o.sent = clock.next()
-		if err := o.perform(d); err != nil {
+		// A server knows of a flush beforehand if it has come with the write.
+		known := i%2 == 0 && i+1 < len(c.ops) && c.ops[i+1].kind == opFlush
+		if err := o.perform(d, known); err != nil {
 			return err
 		}
 		o.replied = clock.next()
@@ -79,12 +81,13 @@ func (c *client) run(d *Disk, clock *stamps) error {
 	return nil
 }
 
-// perform is what the protocol server does for one request.
-func (o *op) perform(d *Disk) error {
+// perform is what the protocol server does for one request. flush says that it knows of a flush
+// that follows.
+func (o *op) perform(d *Disk, flush bool) error {
 	var err error
 	switch o.kind {
 	case opWrite:
-		err = d.WriteBatch([][]byte{o.data()}, []int64{o.off}, nil)
+		err = d.WriteBatch([][]byte{o.data()}, []int64{o.off}, flush || o.fua, nil)
 	case opZero:
 		err = d.Zero(o.off, o.n, o.punch, nil)
 	case opTrim:

@@ -11,8 +11,9 @@ const maxBatch = 256
 // batch is a run of WRITEs whose payloads lie in the read buffer. They were checked, and
 // wait for runBatch.
 type batch struct {
-	n       int // how many
-	bytes   int // their payload
+	n       int  // how many
+	bytes   int  // their payload
+	flush   bool // a flush follows, or one of them has FUA
 	admit   func() bool
 	data    [maxBatch][]byte
 	offsets [maxBatch]int64
@@ -60,6 +61,7 @@ func (c *conn) addWrite(req *request) {
 	b.reqs[b.n] = *req
 	b.n++
 	b.bytes += n
+	b.flush = b.flush || req.flags&cfFUA != 0
 	c.from += n
 	if b.n == maxBatch {
 		c.runBatch()
@@ -73,7 +75,7 @@ func (c *conn) runBatch() {
 	if b.n == 0 {
 		return
 	}
-	err := c.export.Device.WriteBatch(b.data[:b.n], b.offsets[:b.n], b.admit)
+	err := c.export.Device.WriteBatch(b.data[:b.n], b.offsets[:b.n], b.flush, b.admit)
 	if err == nil {
 		c.count.writes.Add(uint64(b.n))
 		c.count.bytesWritten.Add(uint64(b.bytes))
@@ -91,7 +93,7 @@ func (c *conn) runBatch() {
 		answered++
 	}
 	c.count.latency[cmdWrite].Observe(took, answered)
-	b.n, b.bytes = 0, 0
+	b.n, b.bytes, b.flush = 0, 0, false
 }
 
 // runBatchBefore is runBatch when the next bytes of the stream are a payload.

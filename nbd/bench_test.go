@@ -54,7 +54,7 @@ func (p *pipeliner) round() {
 // quietDisk is a memDisk without the bookkeeping that allocates.
 type quietDisk struct{ *memDisk }
 
-func (d quietDisk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+func (d quietDisk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	if !admit() {
 		return ErrDropped
 	}

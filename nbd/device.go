@@ -18,7 +18,8 @@ type Device interface {
 	// gives the total order, just before the batch gets its place in it; when it reports
 	// false nothing is done and ErrDropped, or an error with a method Dropped, is returned
 	// (trap 1, ghost writes). The batch may wait for space; it never fails for lack of it.
-	WriteBatch(data [][]byte, offsets []int64, admit func() bool) error
+	// flush says that a Sync follows at once, which a journal can make cheaper; it demands nothing.
+	WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error
 	// Zero makes [off, off+n) read as zeros, durable and ordered like a write. With punch
 	// the space may be given back. n may be far beyond 4 GiB; the cost is O(1).
 	Zero(off, n int64, punch bool, admit func() bool) error

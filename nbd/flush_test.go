@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -98,6 +99,41 @@ func TestFUA(t *testing.T) {
 			close(release)
 			if r := c.receive(); r.cookie != changed || r.errno != 0 {
 				t.Errorf("reply %+v", r)
+			}
+		})
+	}
+}
+
+// A batch is told of the flush that came with it, and of FUA, but not of other company.
+func TestFlushIsForetold(t *testing.T) {
+	write := func(flags uint16) []byte { return encodeRequest(cmdWrite, flags, 1, 0, 512, make([]byte, 512)) }
+	flush := encodeRequest(cmdFlush, 0, 2, 0, 0, nil)
+	const readCookie = 3
+	read := encodeRequest(cmdRead, 0, readCookie, 0, 1, nil)
+	for _, tt := range []struct {
+		name    string
+		sent    []byte
+		replies int
+		want    int64
+	}{
+		{"flush", slices.Concat(write(0), write(0), flush), 3, 1},
+		{"FUA", write(cfFUA), 1, 1},
+		{"FUA first", slices.Concat(write(cfFUA), write(0)), 2, 1},
+		{"large with FUA", encodeRequest(cmdWrite, cfFUA, 1, 0, 1<<20, make([]byte, 1<<20)), 1, 1},
+		{"read", slices.Concat(write(0), read), 2, 0},
+		{"read, then flush", slices.Concat(write(0), read, flush), 3, 0},
+		{"nothing", write(0), 1, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newMemDisk(testDisk)
+			c := attach(t, serveDisk(t, d))
+			c.lengths[readCookie] = 1
+			c.write(tt.sent)
+			for range tt.replies {
+				c.receive()
+			}
+			if got := d.foretold.Load(); got != tt.want {
+				t.Errorf("%d batches were told of a flush, want %d", got, tt.want)
 			}
 		})
 	}

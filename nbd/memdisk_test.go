@@ -25,7 +25,7 @@ type memDisk struct {
 	held  []bool
 	order []int64 // offsets of the writes, as they were admitted
 
-	writes, batches, syncs, reads, cachedReads atomic.Int64
+	writes, batches, foretold, syncs, reads, cachedReads atomic.Int64
 }
 
 func newMemDisk(size int) *memDisk {
@@ -79,7 +79,7 @@ func (d *memDisk) ReadCachedAt(p []byte, off int64) bool {
 	return copy(p, d.data[off:]) == len(p)
 }
 
-func (d *memDisk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+func (d *memDisk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	call(d.beforeAdmit)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -90,6 +90,9 @@ func (d *memDisk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) 
 		return d.refused()
 	}
 	d.batches.Add(1)
+	if flush {
+		d.foretold.Add(1)
+	}
 	for i, p := range data {
 		if n := copy(d.data[offsets[i]:], p); n < len(p) {
 			panic(fmt.Sprintf("write of %d bytes at %d was not checked", len(p), offsets[i]))

@@ -140,7 +140,7 @@ func (o *op) finish(err error) {
 func (o *op) write() {
 	c := o.c
 	o.data[0], o.offsets[0] = o.buf.mem[:o.req.length], int64(o.req.offset)
-	err := c.export.Device.WriteBatch(o.data[:], o.offsets[:], o.admit)
+	err := c.export.Device.WriteBatch(o.data[:], o.offsets[:], o.req.flags&cfFUA != 0, o.admit)
 	if err == nil {
 		c.count.writes.Add(1)
 		c.count.bytesWritten.Add(o.req.length)

@@ -125,6 +125,7 @@ func (c *conn) serveReceived() error {
 			continue
 		}
 		c.from += head
+		c.batch.flush = c.batch.flush || req.cmd == cmdFlush
 		c.runBatch()
 		c.count.requests.Add(1)
 		if req.cmd == cmdDisc {

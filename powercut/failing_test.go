@@ -26,11 +26,11 @@ type failing struct {
 	writes, flushes atomic.Bool
 }
 
-func (f *failing) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+func (f *failing) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	if f.writes.Load() {
 		return syscall.EIO
 	}
-	return f.Export.WriteBatch(data, offsets, admit)
+	return f.Export.WriteBatch(data, offsets, flush, admit)
 }
 
 func (f *failing) Zero(off, n int64, punch bool, admit func() bool) error {

@@ -143,7 +143,7 @@ type Export struct{ *Recorder }
 func (x Export) Size() (int64, error) { return x.Recorder.Size(), nil }
 
 // WriteBatch performs the writes in their order, each an operation of its own.
-func (x Export) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+func (x Export) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	admit() // a dead client's write may still reach a disk; ours has one client
 	for i, p := range data {
 		if _, err := x.WriteAt(p, offsets[i]); err != nil {

@@ -53,7 +53,13 @@ var zeroSector [SectorBytes]byte
 //
 // A batch is whole requests: its last record must not have More set. Concurrent calls are
 // taken one after the other, in no particular order.
-func (l *Log) Append(recs []Record, pos []int64) error {
+func (l *Log) Append(recs []Record, pos []int64) error { return l.append(recs, pos, false) }
+
+// AppendBarrier is Append for a caller that flushes next. The batch ends with a barrier if it can, so
+// that the flush need not write one. The barrier stands there whether the flush comes or not.
+func (l *Log) AppendBarrier(recs []Record, pos []int64) error { return l.append(recs, pos, true) }
+
+func (l *Log) append(recs []Record, pos []int64, barrier bool) error {
 	if err := checkBatch(l.geo, recs, pos); err != nil {
 		return fmt.Errorf("append to log: %w", err)
 	}
@@ -63,7 +69,7 @@ func (l *Log) Append(recs []Record, pos []int64) error {
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	w := &l.writer
-	limit, err := l.beginAppend()
+	limit, foreseen, err := l.beginAppend()
 	if err != nil {
 		return err
 	}
@@ -76,24 +82,31 @@ func (l *Log) Append(recs []Record, pos []int64) error {
 		return fmt.Errorf("append to log: %d records at position %#x, records may go up to %#x: %w",
 			len(recs), w.at.pos, limit, ErrFull)
 	}
+	barrier = (barrier || foreseen) && w.plan.endWithBarrier()
 	if err := l.write(recs, pos); err != nil {
 		return err
 	}
-	l.publish(func() { l.counts.appends++ })
+	l.publish(func() {
+		l.counts.appends++
+		l.sinceFlush++
+		if barrier {
+			l.ahead = l.lastFrameLocked()
+		}
+	})
 	l.wakeSoftFlusher()
 	return nil
 }
 
-// beginAppend says up to where records may go, and takes what the frames will say of the
-// state of the log.
-func (l *Log) beginAppend() (limit int64, err error) {
+// beginAppend says up to where records may go and whether a flush is likely to follow, and takes
+// what the frames will say of the state of the log.
+func (l *Log) beginAppend() (limit int64, foreseen bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.usableLocked(); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	l.writer.tail, l.writer.durable = l.tail, l.durable
-	return l.geo.clientLimit(l.floor.Load()), nil
+	return l.geo.clientLimit(l.floor.Load()), l.foreseesFlushLocked(), nil
 }
 
 // emptyOf says whether nothing before head is live.

@@ -62,7 +62,11 @@ func (c *crashRun) append(l *Log, rnd *rand.Rand) error {
 		c.entered = max(c.entered, n+i+1)
 	}
 	pos := make([]int64, len(recs))
-	if err := l.Append(recs, pos); err != nil {
+	write := l.Append
+	if rnd.IntN(3) == 0 {
+		write = l.AppendBarrier
+	}
+	if err := write(recs, pos); err != nil {
 		if errors.Is(err, ErrFull) {
 			c.entered = c.appended
 		}

@@ -11,8 +11,9 @@ import (
 //  1. Nothing is new since the last durable barrier: answer at once.
 //  2. Join a round whose barrier will be, or is, behind everything appended so far.
 //     Otherwise found the next round, wait for the one that is going on, and lead.
-//  3. Lead: append a BARRIER frame, note the head, and see to it that the next frame
-//     starts on a new sector, all under appendMu.
+//  3. Lead: if a barrier stands behind all that is to be covered, because the append foresaw
+//     the flush, take that. Otherwise append a BARRIER frame, note the head, and see to it
+//     that the next frame starts on a new sector, all under appendMu.
 //  4. Flush the device, without any lock. There is never more than one flush of it going
 //     on from here: a kernel tells of a failed write-back only once, and two flushes side
 //     by side could share the failure between them so that one looks good.
@@ -21,11 +22,17 @@ import (
 // round is one flush of the device and those who wait for it.
 type round struct {
 	done  chan struct{} // closed when point and err are there
-	taken bool          // upTo is there; guarded by Log.mu
-	upTo  int64         // end of its barrier
-	notes int64         // the durable mark that its barrier frame carries
-	point Point
+	need  int64         // what its barrier must be behind; guarded by Log.mu
+	taken bool          // at is there; guarded by Log.mu
+	at    barrierFrame
+	point Point // of at, once it is durable
 	err   error
+}
+
+// barrierFrame is a barrier in the log, durable or not.
+type barrierFrame struct {
+	Point
+	notes int64 // the durable mark that its frame carries
 }
 
 // Flush makes everything durable that was appended before the call, and returns the
@@ -44,17 +51,19 @@ func (l *Log) commit(soft bool) (Point, error) {
 		l.mu.Unlock()
 		return point, nil
 	}
-	if r := l.running; r != nil && (!r.taken || r.upTo == l.head) {
+	if r := l.running; r != nil && (!r.taken || r.at.Pos == l.head) {
+		r.need = l.head
 		l.mu.Unlock()
 		<-r.done
 		return r.point, r.err
 	}
 	if r := l.waiting; r != nil {
+		r.need = l.head
 		l.mu.Unlock()
 		<-r.done
 		return r.point, r.err
 	}
-	r := &round{done: make(chan struct{})}
+	r := &round{done: make(chan struct{}), need: l.head}
 	l.waiting = r
 	before := l.running
 	l.mu.Unlock()
@@ -69,15 +78,22 @@ func (l *Log) commit(soft bool) (Point, error) {
 func (l *Log) lead(r *round, soft bool) {
 	l.mu.Lock()
 	l.running, l.waiting = r, nil
+	foreseen := l.ahead.Pos >= r.need && l.usableLocked() == nil
+	if foreseen {
+		l.takeLocked(r, l.ahead)
+	}
 	l.mu.Unlock()
 
-	point, err := l.appendBarrier(r)
+	var err error
+	if !foreseen {
+		err = l.appendBarrier(r)
+	}
 	var flushed bool
 	if err == nil {
 		flushed = true
 		began := time.Now()
 		if err = l.flushDevices(); err != nil {
-			err = l.fail(fmt.Errorf("flush log up to position %#x: %w", point.Pos, err))
+			err = l.fail(fmt.Errorf("flush log up to position %#x: %w", r.at.Pos, err))
 		} else if l.opt.OnFlush != nil {
 			l.opt.OnFlush(time.Since(began))
 		}
@@ -95,9 +111,9 @@ func (l *Log) lead(r *round, soft bool) {
 		err = l.failed // an append failed meanwhile: nothing durable advances any more
 	}
 	if err == nil {
-		l.barrierDurableLocked(point)
-		l.recorded = max(l.recorded, r.notes)
-		r.point = point
+		l.barrierDurableLocked(r.at.Point)
+		l.recorded = max(l.recorded, r.at.notes)
+		r.point = r.at.Point
 	}
 	r.err = err
 	l.running = nil
@@ -119,31 +135,51 @@ func (l *Log) flushDevices() error {
 	return errors.Join(err, <-beside)
 }
 
-// appendBarrier is step 3. The frame may go into the reserve.
-func (l *Log) appendBarrier(r *round) (Point, error) {
+// appendBarrier is step 3, where no append has done it. The frame may go into the reserve.
+func (l *Log) appendBarrier(r *round) error {
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	w := &l.writer
-	if _, err := l.beginAppend(); err != nil {
-		return Point{}, err
+	if _, _, err := l.beginAppend(); err != nil {
+		return err
 	}
 	limit := l.geo.wrapLimit(l.floor.Load())
 	w.beginPlan(l.geo)
 	w.plan.barrier()
 	if w.plan.pos > limit {
-		return Point{}, fmt.Errorf("append barrier at position %#x, up to %#x is free: %w", w.at.pos, limit, ErrFull)
+		return fmt.Errorf("append barrier at position %#x, up to %#x is free: %w", w.at.pos, limit, ErrFull)
 	}
 	if err := l.write(nil, nil); err != nil {
-		return Point{}, err
+		return err
 	}
-	w.align = true
-	point := Point{w.at.pos, w.at.seq - 1, timeOf(w.time)}
-	l.publish(func() {
-		l.captured = l.head
-		r.upTo, r.notes, r.taken = l.head, w.durable, true
-	})
-	return point, nil
+	l.publish(func() { l.takeLocked(r, l.lastFrameLocked()) })
+	return nil
 }
+
+// takeLocked makes at the barrier of r, and nobody joins r any more who needs a later one.
+func (l *Log) takeLocked(r *round, at barrierFrame) {
+	r.at, r.taken = at, true
+	l.captured = at.Pos
+	if l.sinceFlush == 1 {
+		l.lone++
+	} else {
+		l.lone = 0
+	}
+	l.sinceFlush = 0
+}
+
+// lastFrameLocked is the frame at the head, which is a barrier. The caller holds appendMu, too.
+func (l *Log) lastFrameLocked() barrierFrame {
+	w := &l.writer
+	return barrierFrame{Point{w.at.pos, w.at.seq - 1, timeOf(w.time)}, w.durable}
+}
+
+// loneFlushes is after how many flushes in a row, each for one append, the next append is taken
+// to be followed by a flush as well.
+const loneFlushes = 4
+
+// foreseesFlushLocked reports whether a flush is likely to follow the next append.
+func (l *Log) foreseesFlushLocked() bool { return l.sinceFlush == 0 && l.lone >= loneFlushes }
 
 // barrierDurableLocked moves the durable mark to a barrier.
 func (l *Log) barrierDurableLocked(point Point) {

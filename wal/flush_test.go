@@ -80,6 +80,83 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
+// TestForeseenFlush: behind an append that ends with a barrier a flush writes nothing, also while
+// the next append is on its way, and a scan finds the barrier.
+func TestForeseenFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(MinLogBytes)
+		l, _ := open(t, g, ScanOptions{}, Options{}, nil)
+		if err := l.AppendBarrier(numbered(0, 100), make([]int64, 1)); err != nil {
+			t.Fatal(err)
+		}
+		foreseen := l.Stats()
+		var p Point
+		var wg sync.WaitGroup
+		wg.Go(func() { p = flush(t, l) })
+		<-g.entered
+		pos := appendOne(t, l, numbered(1, 100))
+		if frameOf(pos) != alignUp(foreseen.Head, SectorBytes) {
+			t.Errorf("frame at %#x after a flush began at head %#x", frameOf(pos), foreseen.Head)
+		}
+		g.pass <- nil
+		wg.Wait()
+		if s := l.Stats(); s.Frames != foreseen.Frames+1 || p.Pos != foreseen.Head || s.Barrier != p || s.DurableUpTo != p.Pos {
+			t.Errorf("flushed up to %+v, foreseen %+v, now %+v", p, foreseen, s)
+		}
+		r, err := Scan(g, ScanOptions{Cut: CutBarrier}, nil)
+		if err != nil || r.End != p.Pos {
+			t.Errorf("cut at the last barrier: %+v, %v; want the end at %#x", r, err, p.Pos)
+		}
+	})
+}
+
+// TestFlushNeedsLaterBarrier: a barrier that stands before the last append does not answer a flush
+// of that append.
+func TestFlushNeedsLaterBarrier(t *testing.T) {
+	l, _ := fresh(t, MinLogBytes, Options{})
+	if err := l.AppendBarrier(numbered(0, 100), make([]int64, 1)); err != nil {
+		t.Fatal(err)
+	}
+	appendOne(t, l, numbered(1, 100))
+	before := l.Stats()
+	if p, s := flush(t, l), l.Stats(); s.Frames != before.Frames+1 || p.Pos <= before.Head || s.DurableUpTo != p.Pos {
+		t.Errorf("flushed up to %+v: before %+v, now %+v", p, before, s)
+	}
+}
+
+// TestFlushHabit: who flushes after each append has barriers in its appends from then on, until
+// it leaves the habit.
+func TestFlushHabit(t *testing.T) {
+	l, _ := fresh(t, MinLogBytes, Options{})
+	frames := func(appends int) uint64 {
+		before := l.Stats().Frames
+		for range appends {
+			appendOne(t, l, numbered(0, 100))
+		}
+		p, s := flush(t, l), l.Stats()
+		if p.Pos != s.Head || s.Barrier != p {
+			t.Errorf("flushed up to %+v, now %+v", p, s)
+		}
+		return s.Frames - before
+	}
+	for range loneFlushes {
+		if n := frames(1); n != 2 {
+			t.Errorf("an append and its flush took %d frames, want 2", n)
+		}
+	}
+	for range 3 {
+		if n := frames(1); n != 1 {
+			t.Errorf("by habit, an append and its flush took %d frames, want 1", n)
+		}
+	}
+	if n := frames(2); n != 3 {
+		t.Errorf("two appends and a flush took %d frames, want 3", n)
+	}
+	if n := frames(1); n != 2 {
+		t.Errorf("out of the habit, an append and its flush took %d frames, want 2", n)
+	}
+}
+
 // TestFailedFlush: everybody who waits gets the first failure, nothing is asked twice, and
 // nothing durable advances, not even for what an earlier flush may have covered.
 func TestFailedFlush(t *testing.T) {

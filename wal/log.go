@@ -58,19 +58,22 @@ type Log struct {
 
 	// mu guards what everybody asks for. It is never held during i/o.
 	mu         sync.Mutex
-	failed     error   // the first failure; nothing is written after it
-	closed     bool    // Close was called
-	head       int64   // end of the last frame
-	nextSeq    uint64  // of the frame that comes next
-	tail       int64   // oldest live position
-	start      Start   // of the tail
-	durable    int64   // everything before it is durable
-	recorded   int64   // the largest durable mark that a durable frame carries
-	captured   int64   // head when the last flush began
-	barrier    Point   // last durable barrier
-	points     []Point // durable barriers that may become the tail, oldest first
-	offered    []Start // answers of TailBefore, oldest first
-	boundaries []chain // live segment boundaries, oldest first
+	failed     error        // the first failure; nothing is written after it
+	closed     bool         // Close was called
+	head       int64        // end of the last frame
+	nextSeq    uint64       // of the frame that comes next
+	tail       int64        // oldest live position
+	start      Start        // of the tail
+	durable    int64        // everything before it is durable
+	recorded   int64        // the largest durable mark that a durable frame carries
+	captured   int64        // head when the last flush began
+	barrier    Point        // last durable barrier
+	ahead      barrierFrame // the last one that stands at the end of an append
+	sinceFlush int          // appends since the last flush began
+	lone       int          // so many flushes in a row were for one append each
+	points     []Point      // durable barriers that may become the tail, oldest first
+	offered    []Start      // answers of TailBefore, oldest first
+	boundaries []chain      // live segment boundaries, oldest first
 	pins       map[*Pin]struct{}
 	running    *round        // the flush that is going on
 	waiting    *round        // the one that comes after it

@@ -42,7 +42,11 @@ func runModel(t *testing.T, seed uint64) {
 			}
 			pos := make([]int64, len(recs))
 			before := l.Stats()
-			err := l.Append(recs, pos)
+			write := l.Append
+			if rnd.IntN(3) == 0 {
+				write = l.AppendBarrier
+			}
+			err := write(recs, pos)
 			if errors.Is(err, ErrFull) {
 				if after := l.Stats(); after.Head != before.Head && after.Appends != before.Appends {
 					t.Fatalf("full, but head went from %#x to %#x", before.Head, after.Head)

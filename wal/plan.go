@@ -24,6 +24,7 @@ type plan struct {
 	entries int64 // payload of the SUMMARY that comes next
 	over    bool  // it won't have an index
 	open    bool  // a request is open
+	goesOn  bool  // the last frame began in one
 	frames  []planned
 }
 
@@ -82,7 +83,7 @@ func (p *plan) records(recs []Record, from, to int, payload int64) {
 		f.flags = FlagMore
 	}
 	p.add(f)
-	p.open = f.flags&FlagMore != 0
+	p.goesOn, p.open = p.open, f.flags&FlagMore != 0
 	p.entries += entryBytes + int64(to-from)*recordBytes
 	p.over = p.over || p.entries > p.geo.maxSummaryPayload()
 }
@@ -91,6 +92,18 @@ func (p *plan) records(recs []Record, from, to int, payload int64) {
 func (p *plan) barrier() {
 	p.enter()
 	p.add(planned{kind: KindRecords, flags: FlagBarrier, length: frameBytes(0, 0)})
+	p.align = true
+}
+
+// endWithBarrier makes the last frame of a batch a barrier, and reports whether it may be one: not
+// if it ends a request that began in another frame. A scan takes that for damage.
+func (p *plan) endWithBarrier() bool {
+	if p.goesOn {
+		return false
+	}
+	p.frames[len(p.frames)-1].flags |= FlagBarrier
+	p.align = true
+	return true
 }
 
 // enter goes to where the next frame starts, and plans the SUMMARY that comes first in a

@@ -50,13 +50,13 @@ func (l *liveDisk) ReadCachedAt(p []byte, off int64) bool {
 	return l.failed == nil && l.disk.ReadCachedAt(p, off)
 }
 
-func (l *liveDisk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+func (l *liveDisk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.failed != nil {
 		return l.failed
 	}
-	return l.disk.WriteBatch(data, offsets, admit)
+	return l.disk.WriteBatch(data, offsets, flush, admit)
 }
 
 func (l *liveDisk) Zero(off, n int64, punch bool, admit func() bool) error {

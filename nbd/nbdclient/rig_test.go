@@ -37,7 +37,7 @@ func (d *testDisk) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, d.data[off:]), nil
 }
 
-func (d *testDisk) WriteBatch(data [][]byte, offsets []int64, admit func() bool) error {
+func (d *testDisk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func() bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !admit() {

@@ -118,7 +118,7 @@ func fill(path string) error {
 		blocks := backing.Size() / int64(len(block))
 		for {
 			off := rand.Int64N(blocks) * int64(len(block))
-			if err := d.WriteBatch([][]byte{block}, []int64{off}, func() bool { return true }); err != nil {
+			if err := d.WriteBatch([][]byte{block}, []int64{off}, false, func() bool { return true }); err != nil {
 				failed <- err
 				return
 			}
