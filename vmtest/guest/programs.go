@@ -74,7 +74,8 @@ func (p *programs) start(args []string, notify bool) (step.Answer, error) {
 		started.notify.close()
 		return step.Answer{}, fmt.Errorf("start %s: %w", args[0], err)
 	}
-	first := make(chan string, 1)
+	first := make(chan step.Answer, 1)
+	var heardErr error // read only after first
 	// Ends when the program has ended, and with it the pipe.
 	go func() {
 		defer close(started.ended)
@@ -82,25 +83,27 @@ func (p *programs) start(args []string, notify bool) (step.Answer, error) {
 		defer reader.Close()
 		stdout := bufio.NewReader(reader)
 		if line, err := stdout.ReadString('\n'); err == nil {
-			first <- line
+			answer := step.Answer{Out: line, PID: cmd.Process.Pid}
+			// Here, because a program may end at once, and its socket with it.
+			answer.Notified, heardErr = started.notify.heard()
+			first <- answer
 		}
 		close(first)
 		io.Copy(started.output, stdout)
 		started.err = cmd.Wait()
 	}()
-	line, ok := <-first
+	answer, ok := <-first
 	if !ok {
 		<-started.ended
 		return step.Answer{}, fmt.Errorf("%s ended before it was ready (%v): %s", args[0], started.err, started.output)
 	}
-	notified, err := started.notify.heard()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running == nil {
 		p.running = make(map[int]*program)
 	}
 	p.running[cmd.Process.Pid] = started
-	return step.Answer{Out: line, PID: cmd.Process.Pid, Notified: notified}, err
+	return answer, heardErr
 }
 
 // stop sends a signal to a program that start started, and waits for its end.
