@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"strconv"
 	"syscall"
@@ -60,44 +61,69 @@ func (s suite) String() string {
 	return fmt.Sprintf("%s-%s-%dclients", max(s.mode, jsuper.Data), s.name, s.clients)
 }
 
-// TestCrashAtEveryOperation is P2, P3 and P4.
-func TestCrashAtEveryOperation(t *testing.T) {
-	for seed, s := range suites() {
-		t.Run(s.String(), func(t *testing.T) {
-			t.Parallel()
-			base := formatted(t, s.layout)
-			all := workload(uint64(seed+1), s.clients, s.disk, s.most, s.requests)
-			states := 0
-			crashes := 0
-			for k := 1; ; k++ {
-				g, crashed := s.runUntil(t, base, all, k)
-				if !crashed {
-					break
-				}
-				crashes++
-				for image := range int64(imagesPerCrash) {
-					s.checkImage(t, g, all, k, image)
-					states++
-				}
-			}
-			if crashes < 100 {
-				t.Errorf("only %d operations to crash at: the workload is too small to mean anything", crashes)
-			}
-			t.Logf("%d crash points, %d states", crashes, states)
-		})
+// trial is a suite with its fresh disk, and a workload of its own.
+type trial struct {
+	suite
+	base *crashdisk.Group
+	all  []*client
+}
+
+// ready makes a suite's trial, in a test that runs beside others.
+func (s suite) ready(t *testing.T, seed int) trial {
+	t.Helper()
+	t.Parallel()
+	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, s.most, s.requests)}
+}
+
+// eachSuite runs a test of each suite. Their workloads have the seeds from seed on.
+func eachSuite(t *testing.T, list []suite, seed int, test func(*testing.T, trial)) {
+	for i, s := range list {
+		t.Run(s.String(), func(t *testing.T) { test(t, s.ready(t, seed+i)) })
 	}
 }
 
-// runUntil runs the workload on a copy of base, with a checkpoint at the end, and the power
+// crashes are the machines whose power went at operation k of the workload, which a checkpoint
+// ends: by k, from 1 on in steps of stride. The clients of all know what was replied to until then.
+func (r trial) crashes(t *testing.T, stride int) iter.Seq2[int, *crashdisk.Group] {
+	return func(yield func(int, *crashdisk.Group) bool) {
+		for k := 1; ; k += stride {
+			g, crashed := r.runUntil(t, k)
+			if !crashed || !yield(k, g) {
+				return
+			}
+		}
+	}
+}
+
+// TestCrashAtEveryOperation is P2, P3 and P4.
+func TestCrashAtEveryOperation(t *testing.T) {
+	eachSuite(t, suites(), 1, func(t *testing.T, r trial) {
+		states := 0
+		crashes := 0
+		for k, g := range r.crashes(t, 1) {
+			crashes++
+			for image := range int64(imagesPerCrash) {
+				r.checkImage(t, g, k, image)
+				states++
+			}
+		}
+		if crashes < 100 {
+			t.Errorf("only %d operations to crash at: the workload is too small to mean anything", crashes)
+		}
+		t.Logf("%d crash points, %d states", crashes, states)
+	})
+}
+
+// runUntil runs the workload on a copy of the disk, with a checkpoint at the end, and the power
 // going at operation k. crashed is false when there was no such operation.
-func (s suite) runUntil(t *testing.T, base *crashdisk.Group, all []*client, k int) (g *crashdisk.Group, crashed bool) {
+func (r trial) runUntil(t *testing.T, k int) (g *crashdisk.Group, crashed bool) {
 	t.Helper()
-	reset(all)
-	g = base.KillImage()
+	reset(r.all)
+	g = r.base.KillImage()
 	g.CrashAt(k)
-	d, err := Open(s.parts(g), Options{BootID: thisBoot})
+	d, err := Open(r.parts(g), Options{BootID: thisBoot})
 	if err == nil {
-		err = run(d, all)
+		err = run(d, r.all)
 		if err == nil {
 			err = d.Close(context.Background())
 		} else {
@@ -114,17 +140,17 @@ func (s suite) runUntil(t *testing.T, base *crashdisk.Group, all []*client, k in
 }
 
 // checkImage recovers one image and holds it against the model.
-func (s suite) checkImage(t *testing.T, g *crashdisk.Group, all []*client, k int, image int64) {
+func (r trial) checkImage(t *testing.T, g *crashdisk.Group, k int, image int64) {
 	t.Helper()
 	after := g.Image(image)
-	d, p, err := recovered(s.layout, after, wal.CutPrefix)
+	d, p, err := recovered(r.layout, after, wal.CutPrefix)
 	if err != nil {
 		t.Fatalf("crash at operation %d (%s), image %d: recovery: %v", k, g.OpInfo(k), image, err)
 	}
-	if _, err := checkPrefix(all, p, image != 0); err != nil {
+	if _, err := checkPrefix(r.all, p, image != 0); err != nil {
 		t.Fatalf("crash at operation %d (%s), image %d: %v", k, g.OpInfo(k), image, err)
 	}
-	s.checkRaw(t, d, after, p)
+	r.checkRaw(t, d, after, p)
 	done(p)
 }
 
@@ -164,27 +190,18 @@ func firstDifference(a, b []byte) int {
 // checkpoint behind it. Once Open has returned, clients may have read what it found: from
 // then on nothing of it may be lost.
 func TestCrashInRecovery(t *testing.T) {
-	for seed, s := range suites() {
-		t.Run(s.String(), func(t *testing.T) {
-			t.Parallel()
-			base := formatted(t, s.layout)
-			all := workload(uint64(seed+11), s.clients, s.disk, s.most, s.requests)
-			states := 0
-			for k := 1; ; k += stride(t) {
-				g, crashed := s.runUntil(t, base, all, k)
-				if !crashed {
-					break
-				}
-				for image := range int64(2) {
-					states += s.crashRecovery(t, g, all, k, image)
-				}
+	eachSuite(t, suites(), 11, func(t *testing.T, r trial) {
+		states := 0
+		for k, g := range r.crashes(t, stride(t)) {
+			for image := range int64(2) {
+				states += r.crashRecovery(t, g, r.all, k, image)
 			}
-			t.Logf("%d states", states)
-			if states < 50 {
-				t.Errorf("only %d states", states)
-			}
-		})
-	}
+		}
+		t.Logf("%d states", states)
+		if states < 50 {
+			t.Errorf("only %d states", states)
+		}
+	})
 }
 
 // stride is from which crashes of the run a recovery is crashed at each of its operations:
@@ -336,16 +353,14 @@ func TestErrorAtEveryOperation(t *testing.T) {
 					continue // a flush fails alike, whatever the cause
 				}
 				t.Run(fmt.Sprintf("%s-%v-%d", s, cause, fault), func(t *testing.T) {
-					t.Parallel()
-					base := formatted(t, s.layout)
-					all := workload(uint64(seed+21), s.clients, s.disk, s.most, s.requests)
+					trial := s.ready(t, seed+21)
 					failures := 0
 					refused := 0
 					lost := 0
 					for k, more := 1, true; more; k++ {
 						synctest.Test(t, func(t *testing.T) { // who waits for a full host waits for ticks
 							var told, missed bool
-							more, told, missed = s.failAt(t, base, all, k, cause, fault)
+							more, told, missed = trial.failAt(t, k, cause, fault)
 							if more {
 								failures++
 							}
@@ -372,10 +387,11 @@ func TestErrorAtEveryOperation(t *testing.T) {
 
 // failAt runs the workload with operation k failing. It reports whether there was one, whether
 // that is an error that must be told, and whether writes that were replied to were gone behind it.
-func (s suite) failAt(t *testing.T, base *crashdisk.Group, all []*client, k int, cause error, fault crashdisk.FlushFault) (failed, told, lost bool) {
+func (r trial) failAt(t *testing.T, k int, cause error, fault crashdisk.FlushFault) (failed, told, lost bool) {
 	t.Helper()
+	s, all := r.suite, r.all
 	reset(all)
-	g := base.KillImage()
+	g := r.base.KillImage()
 	g.SetFlushFault(fault)
 	g.FailAt(k, cause)
 	what := func() string { return fmt.Sprintf("operation %d (%s) fails with %v", k, g.OpInfo(k), cause) }

@@ -15,6 +15,7 @@
 //	homing.go      displaced blocks go home
 //	pace.go        how a log that fills slows writers down
 //	recover.go     from a superblock and a log to a disk that serves
+//	loader.go      changes of a replay, on their way into the overlay
 //	backing.go     whether the backing is as this journal left it
 //	close.go       the ways to end
 //	poison.go      the first failed write or flush

@@ -33,34 +33,25 @@ func endingStride(t *testing.T) int { return max(1, stride(t)/5) }
 // TestErrorInRecovery: the process dies with writes unflushed, and an operation of the recovery
 // fails. The next recovery finds all that was replied to, or another incarnation.
 func TestErrorInRecovery(t *testing.T) {
-	for seed, s := range smallSuites() {
-		t.Run(s.String(), func(t *testing.T) {
-			t.Parallel()
-			base := formatted(t, s.layout)
-			all := workload(uint64(seed+31), s.clients, s.disk, s.most, s.requests)
-			states, lost := 0, 0
-			for k := 1; ; k += endingStride(t) {
-				g, crashed := s.runUntil(t, base, all, k)
-				if !crashed {
+	eachSuite(t, smallSuites(), 31, func(t *testing.T, trial trial) {
+		states, lost := 0, 0
+		for k, g := range trial.crashes(t, endingStride(t)) {
+			for r := 1; ; r++ {
+				failed, missed := trial.failRecovery(t, g, trial.all, k, r)
+				if !failed {
 					break
 				}
-				for r := 1; ; r++ {
-					failed, missed := s.failRecovery(t, g, all, k, r)
-					if !failed {
-						break
-					}
-					states++
-					if missed {
-						lost++
-					}
+				states++
+				if missed {
+					lost++
 				}
 			}
-			t.Logf("%d states, %d of them lost what was replied to", states, lost)
-			if states < 50 || lost < 2 {
-				t.Errorf("only %d states, and %d lost what was replied to", states, lost)
-			}
-		})
-	}
+		}
+		t.Logf("%d states, %d of them lost what was replied to", states, lost)
+		if states < 50 || lost < 2 {
+			t.Errorf("only %d states, and %d lost what was replied to", states, lost)
+		}
+	})
 }
 
 // failRecovery recovers g, which crashed at operation k, with operation r of that failing. It
@@ -103,38 +94,34 @@ func (s suite) failRecovery(t *testing.T, g *crashdisk.Group, all []*client, k, 
 // TestSecondFailure: an operation fails, and behind it another one does as well, or the power
 // goes, until the incarnation has ended. What was flushed is there.
 func TestSecondFailure(t *testing.T) {
-	for seed, s := range smallSuites() {
-		t.Run(s.String(), func(t *testing.T) {
-			t.Parallel()
-			base := formatted(t, s.layout)
-			all := workload(uint64(seed+41), s.clients, s.disk, s.most, s.requests)
-			states := 0
-			for k := 1; ; k += endingStride(t) {
-				more, failed := true, false
-				for next := k + 1; more; next++ {
-					for _, crash := range []bool{false, true} {
-						synctest.Test(t, func(t *testing.T) { failed, more = s.failTwice(t, base, all, k, next, crash) })
-						states++
-					}
-				}
-				if !failed {
-					break
+	eachSuite(t, smallSuites(), 41, func(t *testing.T, trial trial) {
+		states := 0
+		for k := 1; ; k += endingStride(t) {
+			more, failed := true, false
+			for next := k + 1; more; next++ {
+				for _, crash := range []bool{false, true} {
+					synctest.Test(t, func(t *testing.T) { failed, more = trial.failTwice(t, k, next, crash) })
+					states++
 				}
 			}
-			t.Logf("%d states", states)
-			if states < 100 {
-				t.Errorf("only %d states", states)
+			if !failed {
+				break
 			}
-		})
-	}
+		}
+		t.Logf("%d states", states)
+		if states < 100 {
+			t.Errorf("only %d states", states)
+		}
+	})
 }
 
 // failTwice runs the workload with operation k failing, and another one crashing or failing. It
 // reports whether there was an operation k, and whether there was the other.
-func (s suite) failTwice(t *testing.T, base *crashdisk.Group, all []*client, k, next int, crash bool) (failed, more bool) {
+func (r trial) failTwice(t *testing.T, k, next int, crash bool) (failed, more bool) {
 	t.Helper()
+	s, all := r.suite, r.all
 	reset(all)
-	g := base.KillImage()
+	g := r.base.KillImage()
 	g.SetFlushFault(crashdisk.EvictPages)
 	g.FailAt(k, syscall.EIO)
 	if crash {

@@ -83,7 +83,7 @@ func (d *Disk) homeRuns(most int64, stop func() bool) (moved int64, err error) {
 			state.Unbusy(runs[i].off/blockBytes, blocksOf(runs[i].end)-runs[i].off/blockBytes)
 		}
 	}()
-	buf := make([]byte, homeRun)
+	var buf []byte // made for the first run: often there is none
 	for from := int64(0); moved < most; {
 		if stop != nil && stop() {
 			return 0, nil // what was copied counts for nothing
@@ -95,6 +95,9 @@ func (d *Disk) homeRuns(most int64, stop func() bool) (moved int64, err error) {
 		from = p.Block + p.N
 		e := extent{off: p.Block * blockBytes, end: min(from*blockBytes, d.size), slot: p.Slot}
 		runs = append(runs, e)
+		if buf == nil {
+			buf = make([]byte, homeRun)
+		}
 		b := buf[:e.end-e.off]
 		if _, err := d.once.spare.ReadAt(b, p.Slot*blockBytes); err != nil {
 			return 0, fmt.Errorf("spare slot %d: %w", p.Slot, err)

@@ -177,10 +177,6 @@ func (d *Disk) SetMemory(bytes int64) {
 	d.maxExtents.Store(max(bytes/2/extentBytes, walkChunk))
 }
 
-// replayChunk is how many changes are sorted at once: few enough for a processor's cache to hold
-// them, with 56 bytes each, and so many that neighbours meet.
-const replayChunk = 1 << 16
-
 // replay is step 2. With a write-once side it takes two walks over the log: what was written
 // once behind the last point known to be durable must be there, and if it is not, the log
 // ends before the record that speaks of it. The first walk leaves out what is proven.
@@ -240,45 +236,6 @@ func (d *Disk) replayLog(opt wal.ScanOptions) (*wal.ScanResult, error) {
 		err = d.once.state.FinishReplay()
 	}
 	return scan, err
-}
-
-// loader loads changes into an overlay, in order, beside the one who gathers them.
-type loader struct {
-	changes []extent // gathered, not passed on yet
-	full    chan []extent
-	empty   chan []extent
-	done    chan struct{}
-}
-
-// newLoader starts it; finish must be called.
-func newLoader(into *overlay) *loader {
-	// A record makes three changes at most.
-	newPart := func() []extent { return make([]extent, 0, replayChunk+2) }
-	l := &loader{changes: newPart(), full: make(chan []extent), empty: make(chan []extent, 2), done: make(chan struct{})}
-	l.empty <- newPart()
-	go func() { // ends with finish
-		defer close(l.done)
-		for part := range l.full {
-			into.load(part)
-			l.empty <- part[:0]
-		}
-	}()
-	return l
-}
-
-// perhapsPass passes on what was gathered if that is a whole part.
-func (l *loader) perhapsPass() {
-	if len(l.changes) >= replayChunk {
-		l.full <- l.changes
-		l.changes = <-l.empty
-	}
-}
-
-// finish loads the rest, and returns when all is loaded.
-func (l *loader) finish() {
-	l.full <- l.changes
-	close(l.full)
-	<-l.done
 }
 
 // scan visits every record that the scan keeps, as what it means.

@@ -3,6 +3,8 @@ package journal
 import (
 	"context"
 	"errors"
+	"os"
+	"runtime/debug"
 	"sync"
 	"testing"
 
@@ -10,6 +12,13 @@ import (
 	"jnbd/jsuper"
 	"jnbd/wal"
 )
+
+// TestMain lets garbage grow to five times of what is in use before it is collected: each of the
+// many thousand disks lives for a moment, and to collect at each doubling is half of the work.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	os.Exit(m.Run())
+}
 
 // layout is where the journal of a crash test lies, and how large things are.
 type layout struct {
