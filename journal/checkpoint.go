@@ -20,13 +20,14 @@ import (
 //     was written again since has a newer owner and is passed over: it goes home once.
 //  3. Flush the backing.
 //  4. Forget those extents; reads find them home from now on. Wait for the readers that
-//     found them in the log. Make a barrier behind the newer versions that were passed over.
-//  5. Store the new tail in the superblock, durably.
+//     found them in the log.
+//  5. Make a barrier behind the newer versions that were passed over, and store the new tail in
+//     the superblock, durably.
 //  6. Free the log space (I6: homes, superblock, reuse, in this order).
 //
 // With a write-once side, step 2 takes each home from direct writes first (Steal), step 4
-// makes those homes the bases of their blocks, and step 5 stores the bases before the
-// superblock that names them. Places that durable changes gave up become usable again.
+// makes those homes the bases of their blocks, and step 5 stores the bases before that barrier and
+// the superblock that names them. Places that durable changes gave up become usable again.
 //
 // Only durable records go home (step 1), so a crash at any point leaves homes that replay
 // of [old tail, …) makes right again, and a cut at a barrier never cuts off what is home.
@@ -217,16 +218,7 @@ func (d *Disk) moveTail(tail int64) error {
 	if d.poison.Load() != nil {
 		return d.poisoned() // something failed meanwhile: nothing durable advances (I9)
 	}
-	// What was written again was passed over: its newer version is behind the tail, perhaps
-	// behind the last barrier too. A cut there must not lose both.
-	if _, err := d.log.Flush(); err != nil {
-		return fmt.Errorf("flush the log: %w", err)
-	}
-	start, err := d.log.StartAt(tail)
-	if err != nil {
-		return err
-	}
-	if err := d.saveTail(start); err != nil {
+	if err := d.saveTail(tail); err != nil {
 		return err
 	}
 	d.log.Free(tail)
@@ -242,12 +234,16 @@ func (d *Disk) unbusy(stolen []ordered.Run) {
 
 // saveTail is step 5. The fingerprint goes with the tail: what the sampled blocks hold once
 // everything before it is home.
-func (d *Disk) saveTail(start wal.Start) error {
+func (d *Disk) saveTail(tail int64) error {
 	if err := d.fingerprint(); err != nil {
 		return err
 	}
 	sb := &d.super
 	if err := d.saveBases(); err != nil {
+		return err
+	}
+	start, err := d.log.StartAt(tail)
+	if err != nil {
 		return err
 	}
 	sb.Tail, sb.TailSeq, sb.TailEpoch = start.Tail, start.TailSeq, start.Epoch
@@ -295,23 +291,28 @@ func (d *Disk) homeIsBase() func(off, end int64) {
 	}
 }
 
-// saveBases stores the write-once state under a new generation. What it tells includes
-// changes that are in the log beyond the tail, so these must be durable first.
+// saveBases stores the write-once state, where there is one, under a new generation, and makes the
+// log durable. One flush of the log serves two ends:
+//
+//   - What a checkpoint passed over was written again. Its newer version is behind the tail,
+//     perhaps behind the last barrier too, and a cut there must not lose both.
+//   - What the state tells includes changes that are in the log beyond the tail.
 func (d *Disk) saveBases() error {
-	if d.once == nil {
-		return nil
-	}
-	generation := d.once.generation + 1
-	if err := d.once.state.Save(d.once.store, generation); err != nil {
-		return asHostFull(err) // a save that was refused can be made again
+	if d.once != nil {
+		if err := d.once.state.Save(d.once.store, d.once.generation+1); err != nil {
+			return asHostFull(err) // a save that was refused can be made again
+		}
 	}
 	if _, err := d.log.Flush(); err != nil {
 		return fmt.Errorf("flush the log: %w", err)
 	}
+	if d.once == nil {
+		return nil
+	}
 	if err := d.once.store.Flush(); err != nil {
 		return fmt.Errorf("flush the write-once state: %w", err)
 	}
-	d.super.StateGeneration = generation
+	d.super.StateGeneration = d.once.generation + 1
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"sync/atomic"
@@ -321,4 +322,53 @@ func TestHomingGivesWay(t *testing.T) {
 		}
 		closed(t, d, orderedLayout, g)
 	})
+}
+
+// TestBasesAreInTheLog: while a checkpoint flushes the journal, for whatever reason, one write goes
+// to the log and a later one in place. The bases that the checkpoint stores may tell of the later one
+// only if the log has a barrier behind both: else a cut at the last one leaves it without the earlier.
+func TestBasesAreInTheLog(t *testing.T) {
+	l := tiny
+	l.mode = jsuper.Ordered
+	for nth := 1; ; nth++ {
+		d, g := opened(t, l, Options{})
+		write(t, d, pattern(1, 1000), 0)
+		earlier, later := pattern(2, 1000), pattern(3, 8192)
+		flushes := 0
+		g.OnOp(func(_ int, operation string) {
+			if operation != "flush journal" {
+				return
+			}
+			switch flushes++; {
+			case flushes < nth:
+				write(t, d, pattern(4, 100), 32<<10) // the log has something to flush
+			case flushes == nth:
+				write(t, d, earlier, 0)
+				write(t, d, later, 64<<10)
+			}
+		})
+		if moved, err := d.checkpointBatch(d.batchBytes); err != nil || !moved {
+			t.Fatalf("checkpoint: moved %v, %v", moved, err)
+		}
+		g.Crash()
+		abandon(d)
+		if flushes < nth {
+			if nth < 6 { // of the log twice, of the bases, of the superblock and its other slot
+				t.Errorf("only %d flushes of the journal", flushes)
+			}
+			return
+		}
+		for image := range int64(2 * imagesPerCrash) {
+			cut := []wal.Cut{wal.CutPrefix, wal.CutBarrier}[image%2]
+			again, p, err := recovered(l, g.Image(image/2), cut)
+			if err != nil {
+				t.Fatalf("writes in flush %d, image %d, cut %v: %v", nth, image/2, cut, err)
+			}
+			if bytes.Equal(p[64<<10:][:len(later)], later) && !bytes.Equal(p[:len(earlier)], earlier) {
+				t.Fatalf("writes in flush %d, image %d, cut %v: the later one is there, the earlier one is not", nth, image/2, cut)
+			}
+			abandonQuietly(again)
+			done(p)
+		}
+	}
 }
