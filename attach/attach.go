@@ -89,7 +89,7 @@ var ErrAttached = errors.New("device is attached already")
 
 // Attach attaches a device. deaths must have begun to listen before; the Attachment closes
 // it. look is kernel.Look. If the device is attached to the same incarnation of the same disk
-// already, it is taken over as it is.
+// already, it is taken over as it is, but for the time limits.
 func Attach(ctx context.Context, driver Driver, deaths Deaths, look func(uint32) (kernel.State, error), options Options) (a *Attachment, err error) {
 	defer func() {
 		if err != nil {
@@ -253,7 +253,8 @@ func (a *Attachment) takeOver(state kernel.State) error {
 	}
 	a.connections = max(1, state.Queues)
 	a.export.size = state.Size // what is more is a growth, which the supervisor sees
-	if err := a.driver.Reconfigure(a.options.Index, kernel.Change{Backend: backend}); err != nil {
+	limits := kernel.Change{Backend: backend, Timeout: a.options.Timeout, DeadTimeout: a.options.DeadTimeout}
+	if err := a.driver.Reconfigure(a.options.Index, limits); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
 	a.dead = a.connections

@@ -23,7 +23,7 @@ func limited(t *testing.T) context.Context {
 }
 
 // attached is a device on a fake kernel, with its server.
-func attached(t *testing.T, connections int) (*Attachment, *fakeKernel, *server, *emptyDisk, events) {
+func attached(t *testing.T, connections int) (*Attachment, *fakeKernel, server, *emptyDisk, events) {
 	t.Helper()
 	d := &emptyDisk{size: 1<<20 + 100, id: Identity{disk, "0000000000000001"}, seq: 10}
 	s, k, told := newServer(t), newFakeKernel(t), make(events, 100)
@@ -46,7 +46,7 @@ func TestServerComesBack(t *testing.T) {
 	}
 	end := supervised(a, nil)
 	for range 3 {
-		s.stop()
+		s.Stop()
 		told.await(t, LinkDead)
 		if e := told.await(t, Waiting); !errors.Is(e.Err, unix.ENOENT) && !errors.Is(e.Err, unix.ECONNREFUSED) {
 			t.Errorf("without a server: %v", e.Err)
@@ -94,7 +94,7 @@ func TestNeverOnAnotherDisk(t *testing.T) {
 		{&emptyDisk{size: d.size, id: d.id, seq: 9}, ErrRolledBack},
 		{&emptyDisk{size: d.size - 512, id: d.id, seq: 10}, ErrOtherDisk},
 	} {
-		s.stop()
+		s.Stop()
 		s.start(c.disk)
 		for !errors.Is(told.await(t, Waiting).Err, c.want) {
 		}
@@ -104,7 +104,7 @@ func TestNeverOnAnotherDisk(t *testing.T) {
 		}
 		k.mu.Unlock()
 	}
-	s.stop()
+	s.Stop()
 	s.start(d)
 	told.await(t, Reconnected)
 	_ = end(errEnough)
@@ -141,18 +141,20 @@ func TestDetachedByOthers(t *testing.T) {
 }
 
 // TestTakeOver: a device whose supervisor is gone is taken over, with connections that died
-// meanwhile made anew. One of another disk is not.
+// meanwhile made anew, and with the time limits of the new one. One of another disk is not.
 func TestTakeOver(t *testing.T) {
 	a, k, s, d, _ := attached(t, 2)
 	_ = supervised(a, nil)(errEnough)
-	s.stop()
+	s.Stop()
 	k.awaitLive(0)
 	s.start(d)
 
 	again := func() (*Attachment, events, error) {
 		k.rewatch()
 		told := make(events, 100)
-		a, err := Attach(limited(t), k, k, k.look, Options{URI: s.uri(), OnEvent: func(e Event) { told <- e }})
+		a, err := Attach(limited(t), k, k, k.look, Options{
+			URI: s.uri(), Timeout: time.Minute, DeadTimeout: time.Hour, OnEvent: func(e Event) { told <- e },
+		})
 		return a, told, err
 	}
 	a, told, err := again()
@@ -163,6 +165,9 @@ func TestTakeOver(t *testing.T) {
 	told.await(t, Reconnected)
 	k.awaitLive(2)
 	_ = end(errEnough)
+	if k.config.Timeout != time.Minute || k.config.DeadTimeout != time.Hour {
+		t.Errorf("time limits are %v and %v", k.config.Timeout, k.config.DeadTimeout)
+	}
 
 	d.id.Incarnation = "0000000000000002"
 	if _, _, err := again(); !errors.Is(err, ErrAttached) {
@@ -203,9 +208,7 @@ func TestWaitsForServer(t *testing.T) {
 	if state, _ := k.look(0); state.Attached {
 		t.Error("attached without the export")
 	}
-	if err := s.server.AddExport(nbd.Export{Name: "late", Device: &emptyDisk{size: 8192}}); err != nil {
-		t.Fatal(err)
-	}
+	s.Add(nbd.Export{Name: "late", Device: &emptyDisk{size: 8192}})
 	if err := <-attached; err != nil || k.config.Size != 8192 {
 		t.Errorf("with the export: %v, a device of %d bytes", err, k.config.Size)
 	}

@@ -1,11 +1,10 @@
 package attach
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"jnbd/kernel"
 	"jnbd/nbd"
 	"jnbd/nbd/nbdclient"
+	"jnbd/nbd/nbdtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,47 +51,19 @@ func (d *emptyDisk) Trim(_, _ int64, _ func() bool) error                       
 func (d *emptyDisk) Sync() error                                                  { return nil }
 func (d *emptyDisk) Extents(_, _ int64, _ func(_, _ int64, _, _ bool) bool) error { return nil }
 
-// server serves one disk on a unix socket, and can be ended and begun anew.
-type server struct {
-	t      *testing.T
-	path   string
-	server *nbd.Server
-	served chan error
+// server serves one disk, and can be ended and begun anew.
+type server struct{ *nbdtest.Server }
+
+func newServer(t *testing.T) server {
+	t.Helper()
+	return server{nbdtest.New(t)}
 }
 
-func newServer(t *testing.T) *server {
-	dir, err := os.MkdirTemp("", "attach") // t.TempDir's names can be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, path: filepath.Join(dir, "s")}
-	t.Cleanup(func() { s.stop(); _ = os.RemoveAll(dir) })
-	return s
+func (s server) start(d *emptyDisk) {
+	s.Start(nbd.Export{Name: "disk", Device: d, Describe: d.describe})
 }
 
-func (s *server) start(d *emptyDisk) {
-	s.t.Helper()
-	l, err := nbd.Listen("unix", s.path)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.server = &nbd.Server{Exports: []nbd.Export{{Name: "disk", Device: d, Describe: d.describe}}}
-	s.served = make(chan error, 1)
-	go func(server *nbd.Server, served chan error) { served <- server.Serve(l) }(s.server, s.served) // ends with stop
-}
-
-func (s *server) stop() {
-	if s.server == nil {
-		return
-	}
-	_ = s.server.Close()
-	if err := <-s.served; !errors.Is(err, nbd.ErrServerClosed) {
-		s.t.Errorf("Serve returned %v", err)
-	}
-	s.server = nil
-}
-
-func (s *server) uri() nbdclient.URI { return nbdclient.URI{Network: "unix", Address: s.path} }
+func (s server) uri() nbdclient.URI { return nbdclient.URI{Network: "unix", Address: s.Path()} }
 
 // fakeKernel does what the driver does with a device's sockets: it keeps each as its own,
 // notices when one dies, and takes another in its place.
@@ -168,6 +140,8 @@ func (k *fakeKernel) Reconfigure(index uint32, change kernel.Change) error {
 	if change.Size != 0 {
 		k.config.Size = change.Size
 	}
+	k.config.Timeout = cmp.Or(change.Timeout, k.config.Timeout)
+	k.config.DeadTimeout = cmp.Or(change.DeadTimeout, k.config.DeadTimeout)
 	for _, s := range change.Sockets {
 		if len(k.live) < len(k.config.Sockets) {
 			k.takeLocked(s)

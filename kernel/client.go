@@ -126,6 +126,8 @@ type Change struct {
 	Backend string         // as Connect was told
 	Sockets []syscall.Conn // in the place of dead connections; what is too much is not taken
 	Size    int64          // bytes; 0 leaves it
+	// Timeout is for requests that begin from now on, DeadTimeout for all, as in Config; 0 leaves it.
+	Timeout, DeadTimeout time.Duration
 }
 
 // Reconfigure changes a device that is attached.
@@ -138,6 +140,12 @@ func (c *Client) Reconfigure(index uint32, change Change) error {
 			}
 			if change.Size != 0 {
 				ae.Uint64(attrSize, uint64(change.Size))
+			}
+			if change.Timeout != 0 {
+				ae.Uint64(attrTimeout, seconds(change.Timeout))
+			}
+			if change.DeadTimeout != 0 {
+				ae.Uint64(attrDeadTimeout, seconds(change.DeadTimeout))
 			}
 			if len(fds) > 0 {
 				sockets(ae, fds)

@@ -26,7 +26,7 @@ func TestForcedDetach(t *testing.T) {
 	served := serve(t, disk, diskSize, port)
 	g := boot(t)
 	uri := "nbd://10.0.2.2:" + strconv.Itoa(port) + "/"
-	supervisor := g.jnbdAttach(uri, "/dev/nbd0", "--timeout", "1m")
+	supervisor := g.jnbdAttach(uri, "/dev/nbd0", "--timeout", "2s")
 	g.run("mkfs.ext4", "-q", "/dev/nbd0")
 	g.do(step.Step{Do: step.Mount, Device: "/dev/nbd0", Dir: "/mnt"})
 
@@ -34,9 +34,12 @@ func TestForcedDetach(t *testing.T) {
 	if out := g.mustEnd(supervisor); !strings.Contains(out, "stays attached") {
 		t.Errorf("jnbd attach does not say that it leaves the device attached: %s", out)
 	}
-	served.stop() // in order: what is under way is answered, so nothing waits for a timeout
+	served.stop()
 	served = serve(t, disk, diskSize, port)
-	supervisor = g.jnbdAttach(uri, "/dev/nbd0")
+	supervisor = g.jnbdAttach(uri, "/dev/nbd0", "--timeout", "1m") // for requests from now on
+	if got := g.read("/sys/block/nbd0/queue/io_timeout"); got != "60000" {
+		t.Errorf("the device's timeout is %s ms after it was taken over", got)
+	}
 	w.await(w.count() + 5)
 	served.signal(syscall.SIGSTOP)
 	g.await("a thread that is blocked", func() bool { return g.blocked() != "" })

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"jnbd/nbd"
+	"jnbd/nbd/nbdtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -87,29 +86,9 @@ func (d *testDisk) Extents(off, n int64, visit func(off, n int64, hole, zero boo
 // first one.
 func serve(t *testing.T, exports ...nbd.Export) URI {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nbdclient") // t.TempDir's names can be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := nbd.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &nbd.Server{Exports: exports}
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }() // ends with Close
-	t.Cleanup(func() {
-		_ = s.Close()
-		if err := <-served; !errors.Is(err, nbd.ErrServerClosed) {
-			t.Errorf("Serve returned %v", err)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	uri, err := ParseURI(nbd.URI(l, exports[0].Name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return uri
+	s := nbdtest.New(t)
+	s.Start(exports...)
+	return URI{Network: "unix", Address: s.Path(), Export: exports[0].Name}
 }
 
 // limited is a context that ends the test's wait.
