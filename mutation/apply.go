@@ -50,6 +50,11 @@ func (b *Breakage) overlay(root, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return writeOverlay(root, dir, changed)
+}
+
+// writeOverlay is overlay for files by their paths from the root, of which some may be new.
+func writeOverlay(root, dir string, changed map[string]string) (string, error) {
 	replace := map[string]string{}
 	for file, text := range changed {
 		to := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))

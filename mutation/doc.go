@@ -8,9 +8,11 @@
 //  2. Its old lines must stand in the source exactly once, so that a change of the product
 //     that a breakage no longer fits is an error, never a breakage that does nothing
 //     (apply.go).
-//  3. The patched files go to `go test -overlay`: the tree stays as it is, and the product
+//  3. Functions that it changes stand beside those of the tree, in one build for all breakages
+//     that tests of the same package must catch (together.go).
+//  4. The files go to `go test -overlay`: the tree stays as it is, and the product
 //     carries no hooks for this (decision 11). The test binary must build, its test must
-//     fail, and the same test must pass on the product as it is (run.go).
+//     fail with the breakage on, and pass with none (run.go).
 //
 // scripts/mutate runs all of them, or some by name. docs/crash-testing.md has the table.
 package mutation

@@ -313,7 +313,7 @@ func TestDeviceErrors(t *testing.T) {
 					c := attach(t, path)
 					for range 2 {
 						if got := c.do(r.cmd, r.flags, 0, r.length, r.payload); got.errno != tt.want {
-							t.Errorf("got %v %s, want %v", got.errno, got.text, tt.want)
+							t.Fatalf("got %v %s, want %v", got.errno, got.text, tt.want)
 						}
 					}
 					if e := log.await(t, ofKind(RequestFailed)); !errors.Is(e.Err, tt.err) {
