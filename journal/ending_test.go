@@ -28,7 +28,7 @@ func smallSuites() (list []suite) {
 }
 
 // endingStride is as stride; what is done at each operation here is little.
-func endingStride(t *testing.T) int { return max(1, stride(t)/5) }
+func endingStride(t *testing.T) int { return max(1, stride(t)/10) }
 
 // TestErrorInRecovery: the process dies with writes unflushed, and an operation of the recovery
 // fails. The next recovery finds all that was replied to, or another incarnation.
