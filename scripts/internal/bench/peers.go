@@ -155,6 +155,8 @@ func (c *config) startAt(s server, at *place) (*process, error) {
 		return startPeer(at.socket, "qemu-nbd", "--socket", at.socket, "--format", "qcow2", "--shared", "16", "--persistent", at.disk)
 	case nbdkitFile:
 		return startPeer(at.socket, "nbdkit", "--foreground", "--unix", at.socket, "file", at.disk)
+	case jnbdTLS, nbdkitTLS:
+		return c.startTLS(s, at)
 	case nbdServer:
 		return c.startNbdServer(at.socket, at.disk)
 	case nullServer:

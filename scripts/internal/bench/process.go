@@ -20,6 +20,8 @@ type process struct {
 	socket string
 	export string
 	ended  bool // a daemon's end was seen: its number may be another's by now
+
+	certificates string // directory with what a client must show; "" without TLS
 }
 
 // readyTimeout is met only by a server that hangs.
@@ -49,7 +51,7 @@ func startBuild(jnbd string, at *place, args ...string) (*process, time.Duration
 	if err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("jnbd serve: %w", err), p.cmd.Wait())
 	}
-	if !strings.HasPrefix(line, "nbd+unix://") {
+	if !strings.HasPrefix(line, "nbd+unix://") && !strings.HasPrefix(line, "nbds+unix://") {
 		return nil, 0, fmt.Errorf("jnbd serve said %q, want a URI", line)
 	}
 	go io.Copy(io.Discard, stdout) // ends with the process
@@ -84,7 +86,12 @@ func awaitFile(path string) error {
 }
 
 // uri is the export on the socket.
-func (p *process) uri() string { return "nbd+unix:///" + p.export + "?socket=" + p.socket }
+func (p *process) uri() string {
+	if p.certificates != "" {
+		return "nbds+unix:///" + p.export + "?socket=" + p.socket + "&tls-certificates=" + p.certificates
+	}
+	return "nbd+unix:///" + p.export + "?socket=" + p.socket
+}
 
 // cpu is processor time.
 type cpu struct{ user, system time.Duration }

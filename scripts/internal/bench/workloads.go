@@ -59,6 +59,7 @@ func workloads() []workload {
 	all = append(all, slowDisk()...)
 	all = append(all, traced()...)
 	all = append(all, sustained()...)
+	all = append(all, encrypted()...)
 	all = append(all,
 		workload{name: "floor", about: "what no server can be faster than", run: floor},
 		workload{name: "latency-checkpoint", about: "p99 of 4 KiB writes while the log is brought home, beside that while it is not", run: latencyCheckpoint},
