@@ -20,6 +20,17 @@ type batch struct {
 	reqs    [maxBatch]request
 }
 
+// overlaps reports whether one of the writes changes bytes of r's range.
+func (b *batch) overlaps(r *request) bool {
+	from, to := int64(r.offset), int64(r.offset+r.length)
+	for i := range b.n {
+		if b.offsets[i] < to && from < b.offsets[i]+int64(len(b.data[i])) {
+			return true
+		}
+	}
+	return false
+}
+
 // acceptWrite takes the WRITE whose header is at the buffer's front. It reports whether it
 // came whole; otherwise more must be received.
 func (c *conn) acceptWrite(req *request) (whole bool, err error) {

@@ -34,6 +34,13 @@ type piece struct {
 	zero      bool
 }
 
+// readPastBatch answers a READ before the writes that are collected, if they change nothing of what
+// it reads, which nobody can tell from the order in which they came.
+func (c *conn) readPastBatch(req *request) bool {
+	return req.cmd == cmdRead && req.length > 0 && c.batch.n > 0 &&
+		c.refusalFor(req).errno == 0 && !c.batch.overlaps(req) && c.readInPlace(req)
+}
+
 // readInPlace answers a READ of at most inPlaceBytes if the Device has the data in memory.
 func (c *conn) readInPlace(req *request) bool {
 	n := int(req.length) // at most MaxBlock

@@ -15,7 +15,8 @@ import (
 //  2. Each whole request in the buffer is decoded and checked (request.go).
 //  3. WRITEs that follow each other are collected and given to the Device as one batch,
 //     their payloads where they lie in the buffer (batch.go). Any other request first lets
-//     the batch go, so that requests are begun in the order in which they came.
+//     the batch go, so that requests are begun in the order in which they came. Only a READ
+//     of other bytes that needs no wait passes it: a mix of both would make many batches.
 //  4. READs are answered in place if that needs no wait (read.go); TRIM and WRITE_ZEROES
 //     are, because they cost a map change; FLUSH joins the export's flushes, or is made in
 //     place for a client that waits for it (flush.go).
@@ -125,14 +126,16 @@ func (c *conn) serveReceived() error {
 			continue
 		}
 		c.from += head
-		c.batch.flush = c.batch.flush || req.cmd == cmdFlush
-		c.runBatch()
 		c.count.requests.Add(1)
-		if req.cmd == cmdDisc {
-			return errDisconnected
-		}
-		if err := c.perform(&req); err != nil {
-			return err
+		if !c.readPastBatch(&req) {
+			c.batch.flush = c.batch.flush || req.cmd == cmdFlush
+			c.runBatch()
+			if req.cmd == cmdDisc {
+				return errDisconnected
+			}
+			if err := c.perform(&req); err != nil {
+				return err
+			}
 		}
 		if len(c.replies) > min(sendAbove, c.server.share.bytes()) {
 			if err := c.sendCollected(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,6 +256,44 @@ func TestBatch(t *testing.T) {
 		if off != int64(i) {
 			t.Fatalf("writes were admitted in the order %v", d.order)
 		}
+	}
+}
+
+// A READ of other bytes does not divide the batch it came in. One of the same bytes does, and sees
+// what was sent before it.
+func TestReadPastBatch(t *testing.T) {
+	d := newMemDisk(testDisk)
+	release := make(chan struct{})
+	entered := make(chan struct{}, 100)
+	d.beforeAdmit = func() { entered <- struct{}{}; <-release }
+	c := attach(t, serveDisk(t, d))
+	c.send(cmdWrite, 0, 0, 0, []byte("first"))
+	<-entered // the rest now gathers in the socket
+	const before, same, behind = 201, 202, 203
+	for _, cookie := range []uint64{before, same, behind} {
+		c.lengths[cookie] = 3
+	}
+	c.write(slices.Concat(
+		encodeRequest(cmdWrite, 0, 101, 100, 3, []byte("abc")),
+		encodeRequest(cmdRead, 0, before, 97, 3, nil),
+		encodeRequest(cmdWrite, 0, 102, 200, 3, []byte("def")),
+		encodeRequest(cmdRead, 0, behind, 103, 3, nil),
+		encodeRequest(cmdRead, 0, same, 102, 3, nil),
+		encodeRequest(cmdWrite, 0, 103, 300, 3, []byte("ghi")),
+	))
+	close(release)
+	want := map[uint64]string{before: "\x00\x00\x00", behind: "\x00\x00\x00", same: "c\x00\x00"}
+	for range 7 {
+		r := c.receive()
+		if data, isRead := want[r.cookie]; r.errno != 0 || isRead && string(r.data) != data {
+			t.Errorf("reply %+v, want %q", r, data)
+		}
+	}
+	if got := d.batches.Load(); got != 3 {
+		t.Errorf("%d batches, want 3: the first, two before the read of the same bytes, one behind it", got)
+	}
+	if got := d.cachedReads.Load(); got != 3 {
+		t.Errorf("%d reads in place, want 3", got)
 	}
 }
 
