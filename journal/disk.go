@@ -45,26 +45,27 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // waiting for space.
 type Disk struct {
 	// What it stands on; fixed after Open.
-	home       disk.Device // [0, size) of the backing
-	backing    disk.Device // all of it, as it was given; asked for its times
-	guarded    Parts       // through disk.FailStop
-	ring       disk.Device // the log's range
-	payloads   *wal.Reader // of the log, by position
-	once       *once       // nil without a write-once side
-	log        *wal.Log    // nil if read-only
-	store      *jsuper.Store
-	size       int64
-	readOnly   bool
-	opened     jsuper.Superblock // as Open found it
-	routes     routes
-	recovery   Recovery
-	onPoison   func(error)
-	onFlush    func(time.Duration)
-	onHostFull func(error)
-	maxPayload int   // of one record
-	maxRequest int64 // of one request, and of one append
-	logRoom    int64 // log bytes that clients may fill
-	batchBytes int64 // of log, that one checkpoint batch frees
+	home          disk.Device // [0, size) of the backing
+	backing       disk.Device // all of it, as it was given; asked for its times
+	guarded       Parts       // through disk.FailStop
+	ring          disk.Device // the log's range
+	payloads      *wal.Reader // of the log, by position
+	once          *once       // nil without a write-once side
+	log           *wal.Log    // nil if read-only
+	store         *jsuper.Store
+	size          int64
+	readOnly      bool
+	opened        jsuper.Superblock // as Open found it
+	routes        routes
+	recovery      Recovery
+	onPoison      func(error)
+	onFlush       func(time.Duration)
+	unflushedBulk int64 // of Options
+	onHostFull    func(error)
+	maxPayload    int   // of one record
+	maxRequest    int64 // of one request, and of one append
+	logRoom       int64 // log bytes that clients may fill
+	batchBytes    int64 // of log, that one checkpoint batch frees
 
 	maxExtents atomic.Int64 // that the memory allows the overlay; SetMemory changes it
 

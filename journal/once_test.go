@@ -14,6 +14,22 @@ import (
 // orderedLayout has spare for all of the disk.
 var orderedLayout = layout{name: "ordered", disk: 4 << 20, journal: logStart + 1<<20, mode: jsuper.Ordered}
 
+// TestBulkIsFlushedInTime: what a recovery has to checksum is bounded, in bulk as in the log, though
+// nobody asks for a flush (P6).
+func TestBulkIsFlushedInTime(t *testing.T) {
+	d, _ := opened(t, orderedLayout, Options{UnflushedBulk: 1 << 20})
+	changed, before := d.log.Changed(), d.log.Stats()
+	write(t, d, pattern(1, 512<<10), 0)
+	if s := d.log.Stats(); s.DurableUpTo != before.DurableUpTo || s.Flushes != before.Flushes {
+		t.Errorf("flushed after half of it: %+v", s)
+	}
+	write(t, d, pattern(2, 512<<10), 1<<20)
+	<-changed
+	if s := d.log.Stats(); s.SoftFlushes != 1 || s.DurableUpTo != s.Head {
+		t.Errorf("after 1 MiB of bulk: %+v, want all of it durable", s)
+	}
+}
+
 // TestBulkIsWrittenOnce: P5, by the devices' own count. A fresh write goes home, an overwrite
 // to spare, the next home again; the log gets records, not bytes.
 func TestBulkIsWrittenOnce(t *testing.T) {

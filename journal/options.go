@@ -40,6 +40,9 @@ type Options struct {
 	// CommitInterval makes a barrier when that long has passed with unflushed changes.
 	// 0 means never: only FLUSH, FUA, checkpoints and close make barriers.
 	CommitInterval time.Duration
+	// UnflushedBulk is how much may be written once since the last flush before one begins by
+	// itself: a recovery has to checksum it all. Default wal.DefaultSoftFlushBeside.
+	UnflushedBulk int64
 	// Memory bounds what the overlay may hold, in bytes. Default 256 MiB.
 	Memory int64
 	// ReadOnly opens without a single write: what the log holds is served, and left there.

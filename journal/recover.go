@@ -144,25 +144,26 @@ func newDisk(p Parts, backing disk.Device, store *jsuper.Store, super *jsuper.Su
 		return nil, fmt.Errorf("mode %s: the journal has no write-once side: %w", super.Mode, jsuper.ErrCorrupt)
 	}
 	d := &Disk{
-		home:       disk.Region(p.Backing, 0, super.DiskBytes),
-		backing:    backing,
-		guarded:    p,
-		ring:       ring,
-		payloads:   payloads,
-		store:      store,
-		size:       super.DiskBytes,
-		readOnly:   opt.ReadOnly,
-		routes:     routes,
-		onPoison:   opt.OnPoison,
-		onFlush:    opt.OnFlush,
-		onHostFull: opt.OnHostFull,
-		opened:     *super,
-		gate:       newGate(),
-		ending:     ending{done: make(chan struct{})},
-		super:      *super,
-		space:      newBroadcast(),
-		kick:       make(chan struct{}, 1),
-		stopped:    make(chan struct{}),
+		home:          disk.Region(p.Backing, 0, super.DiskBytes),
+		backing:       backing,
+		guarded:       p,
+		ring:          ring,
+		payloads:      payloads,
+		store:         store,
+		size:          super.DiskBytes,
+		readOnly:      opt.ReadOnly,
+		routes:        routes,
+		onPoison:      opt.OnPoison,
+		onFlush:       opt.OnFlush,
+		unflushedBulk: opt.UnflushedBulk,
+		onHostFull:    opt.OnHostFull,
+		opened:        *super,
+		gate:          newGate(),
+		ending:        ending{done: make(chan struct{})},
+		super:         *super,
+		space:         newBroadcast(),
+		kick:          make(chan struct{}, 1),
+		stopped:       make(chan struct{}),
 	}
 	d.SetMemory(opt.Memory)
 	return d, nil
@@ -306,8 +307,9 @@ func (d *Disk) takeOver(scan *wal.ScanResult) error {
 		}
 	}
 	logOpt := wal.Options{
-		Node:    d.super.Node,
-		OnFlush: d.onFlush,
+		Node:            d.super.Node,
+		SoftFlushBeside: d.unflushedBulk,
+		OnFlush:         d.onFlush,
 		// A flush that nobody waits for may be what fails: reads must know at once.
 		OnFail: func(err error) { d.poisonWith(fmt.Errorf("log: %w", err)) },
 	}

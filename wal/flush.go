@@ -159,7 +159,7 @@ func (l *Log) appendBarrier(r *round) error {
 // takeLocked makes at the barrier of r, and nobody joins r any more who needs a later one.
 func (l *Log) takeLocked(r *round, at barrierFrame) {
 	r.at, r.taken = at, true
-	l.captured = at.Pos
+	l.captured, l.beside = at.Pos, 0
 	if l.sinceFlush == 1 {
 		l.lone++
 	} else {
@@ -188,9 +188,18 @@ func (l *Log) barrierDurableLocked(point Point) {
 	l.tellChangedLocked()
 }
 
-// wakeSoftFlusher wakes it if enough was appended since the last flush began.
+// NoteBeside says that n bytes were written beside the log's device that its next flush makes durable
+// as well (Options.FlushBeside): they count towards SoftFlushBeside.
+func (l *Log) NoteBeside(n int64) {
+	l.mu.Lock()
+	l.beside += n
+	l.mu.Unlock()
+	l.wakeSoftFlusher()
+}
+
+// wakeSoftFlusher wakes it if it has to do.
 func (l *Log) wakeSoftFlusher() {
-	if l.unflushed() < l.opt.SoftFlushBytes {
+	if !l.wantsSoftFlush() {
 		return
 	}
 	select {
@@ -199,14 +208,14 @@ func (l *Log) wakeSoftFlusher() {
 	}
 }
 
-// unflushed is how much no flush has begun to cover.
-func (l *Log) unflushed() int64 {
+// wantsSoftFlush reports whether much was written since the last flush began.
+func (l *Log) wantsSoftFlush() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.head - l.captured
+	return l.head-l.captured >= l.opt.SoftFlushBytes || l.beside >= l.opt.SoftFlushBeside
 }
 
-// softFlusher begins a flush when much was appended and nobody asked for one, so that a
+// softFlusher begins a flush when much was written and nobody asked for one, so that a
 // recovery never has to checksum much more. Close ends it. A failure is the log's, and
 // shows at the next call.
 func (l *Log) softFlusher() {
@@ -217,7 +226,7 @@ func (l *Log) softFlusher() {
 			return
 		case <-l.soft:
 		}
-		for l.unflushed() >= l.opt.SoftFlushBytes {
+		for l.wantsSoftFlush() {
 			if _, err := l.commit(true); err != nil && !errors.Is(err, ErrFull) {
 				return
 			} else if err != nil {

@@ -243,7 +243,7 @@ func TestAppendFailsBesideFlush(t *testing.T) {
 // fails until somebody asks.
 func TestSoftFlush(t *testing.T) {
 	g := newGate(MinLogBytes)
-	l, _ := open(t, g, ScanOptions{}, Options{SoftFlushBytes: 32 << 10}, nil)
+	l, _ := open(t, g, ScanOptions{}, Options{SoftFlushBytes: 32 << 10, SoftFlushBeside: 2 << 20}, nil)
 	changed := l.Changed()
 	appendOne(t, l, numbered(0, 16000))
 	if n := g.flushes.Load(); n != 1 {
@@ -258,11 +258,25 @@ func TestSoftFlush(t *testing.T) {
 		t.Errorf("after a soft flush at %#x: %+v", covered, s)
 	}
 	changed = l.Changed()
-	appendOne(t, l, numbered(2, 16000, 16000, 16000))
+	l.NoteBeside(1 << 20)
+	appendOne(t, l, numbered(2, 10))
+	if s := l.Stats(); s.SoftFlushes != 1 || g.flushes.Load() != 2 {
+		t.Errorf("flushed after 1 MiB beside the log: %+v", s)
+	}
+	l.NoteBeside(1 << 20)
+	<-g.entered
+	covered = l.Stats().Head
+	g.pass <- nil
+	<-changed
+	if s := l.Stats(); s.DurableUpTo != covered || s.SoftFlushes != 2 {
+		t.Errorf("after a soft flush for 2 MiB beside the log: %+v, want all durable up to %#x", s, covered)
+	}
+	changed = l.Changed()
+	appendOne(t, l, numbered(3, 16000, 16000, 16000))
 	<-g.entered
 	g.pass <- syscall.EIO
 	<-changed
-	if err := l.Append(numbered(3, 1), make([]int64, 1)); !errors.Is(err, syscall.EIO) {
+	if err := l.Append(numbered(4, 1), make([]int64, 1)); !errors.Is(err, syscall.EIO) {
 		t.Errorf("append after a failed soft flush: %v", err)
 	}
 }

@@ -69,6 +69,7 @@ type Log struct {
 	captured   int64        // head when the last flush began
 	barrier    Point        // last durable barrier
 	ahead      barrierFrame // the last one that stands at the end of an append
+	beside     int64        // written beside the log since the last flush began, as told
 	sinceFlush int          // appends since the last flush began
 	lone       int          // so many flushes in a row were for one append each
 	points     []Point      // durable barriers that may become the tail, oldest first

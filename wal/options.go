@@ -2,8 +2,11 @@ package wal
 
 import "time"
 
-// DefaultSoftFlushBytes is the default of Options.SoftFlushBytes.
-const DefaultSoftFlushBytes = 32 << 20
+// Defaults of Options.
+const (
+	DefaultSoftFlushBytes  = 32 << 20
+	DefaultSoftFlushBeside = 256 << 20
+)
 
 // Options shape a log that is appended to. The zero value is usable.
 type Options struct {
@@ -15,6 +18,9 @@ type Options struct {
 	// starts one by itself, in the background. It bounds what a recovery has to checksum.
 	// Default 32 MiB.
 	SoftFlushBytes int64
+	// SoftFlushBeside is the same for what was written beside the log (NoteBeside). Default
+	// 256 MiB.
+	SoftFlushBeside int64
 
 	// FlushBeside, if not nil, is asked in every flush, behind the barrier frame, for what must
 	// be flushed beside the log's device: what the frames speak of and other devices hold.
@@ -40,6 +46,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SoftFlushBytes <= 0 {
 		o.SoftFlushBytes = DefaultSoftFlushBytes
+	}
+	if o.SoftFlushBeside <= 0 {
+		o.SoftFlushBeside = DefaultSoftFlushBeside
 	}
 	if o.newEpoch == nil {
 		o.newEpoch = NewEpoch
