@@ -26,6 +26,8 @@
 // in the same log (package workload, command load), and afterwards the host rebuilds what the
 // disk may hold at a cut of the log, recovers that, and compares.
 //
+// One machine after the other: on two cores two at a time were seen to take longer than both in turn.
+//
 // Environment:
 //
 //	JNBD_REQUIRE=1    what is missing on this host fails the tests instead of skipping them

@@ -41,8 +41,8 @@ func swapOnOwnDisk(t *testing.T, mode string, used int64) {
 		}
 	}
 	g := boot(t, disks...)
-	for _, device := range []string{"/dev/vda", "/dev/vdb"} {
-		g.run("jnbd", "create", device, "--mode", mode, "--size", "512M", "--journal", "internal", "--journal-size", "64M")
+	for device, size := range map[string]string{"/dev/vda": "512M", "/dev/vdb": "128M"} {
+		g.run("jnbd", "create", device, "--mode", mode, "--size", size, "--journal", "internal", "--journal-size", "64M")
 	}
 	server := g.do(step.Step{Do: step.Start, Args: []string{
 		"jnbd", "serve", "swap=/dev/vda", "files=/dev/vdb", "--unix", "/tmp/s", "--swap", "--log-format", "console",

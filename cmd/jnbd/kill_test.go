@@ -56,6 +56,7 @@ func TestKillLosesNothing(t *testing.T) {
 	t.Logf("%s=%d", killSeedVariable, seed)
 	for i, kind := range allDiskKinds {
 		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
 			killRun(t, kind, rounds, rand.New(rand.NewPCG(seed, uint64(i))))
 		})
 	}
