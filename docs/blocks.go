@@ -11,18 +11,26 @@
 //	fails=10           the exit code that the block's last command must have
 //	serve              a server, in a terminal of its own: the next block begins when it has
 //	                   printed its first line
-//	vm                 needs root and the kernel's driver: vmtest runs it in a virtual machine
-//	norun="REASON"     not run, and why
 //
-// Blocks of a document run one after another, in one shell, in an empty directory. The
-// comment <!-- ctrl-c --> presses it in the server's terminal, <!-- new directory --> begins
-// anew with another shell.
+// and where:
+//
+//	                   by a test of this package, in an empty directory
+//	tree               by one that has a copy of the source tree
+//	volumes            by one that is root, and has volumes with the names of the documents
+//	container          by packaging, where a container engine may do what it wants
+//	vm                 by vmtest: it needs root and the kernel's driver
+//	debian             by vmtest, in a whole Debian under systemd
+//
+// There is no word for a block that is not run. Those of one place run one after another, in one
+// shell. The comment <!-- ctrl-c --> presses it in the server's terminal, <!-- new directory -->
+// begins anew with another shell.
 package docs
 
 import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -33,12 +41,23 @@ type Kind int
 
 // What is done with a block.
 const (
-	Shell  Kind = iota // run
-	Serve              // run in the background
-	CtrlC              // no block, but a comment: stop the server
-	Anew               // no block, but a comment: another directory
-	VM                 // run by vmtest
-	NotRun             // not run, for Reason
+	Shell Kind = iota // run
+	Serve             // run in the background
+	CtrlC             // no block, but a comment: stop the server
+	Anew              // no block, but a comment: another directory
+)
+
+// Place is where a block is run.
+type Place string
+
+// Where a block is run.
+const (
+	Here      Place = ""
+	Tree      Place = "tree"
+	Volumes   Place = "volumes"
+	Container Place = "container"
+	VM        Place = "vm"
+	Debian    Place = "debian"
 )
 
 // Block is one step of a document.
@@ -46,9 +65,9 @@ type Block struct {
 	File     string
 	Line     int // of its first line, counted from 1
 	Kind     Kind
+	Place    Place
 	Commands []Command
-	Code     int    // exit code that the last command must have
-	Reason   string // why it is not run
+	Code     int // exit code that the last command must have
 }
 
 // Command is a part of a block that is run and compared at once.
@@ -59,8 +78,68 @@ type Command struct {
 
 var (
 	fence      = regexp.MustCompile("^```(sh|console)(.*)$")
+	dropIn     = regexp.MustCompile("(?ms)^( *)```ini\n(.*?)^ *```$")
 	parameters = regexp.MustCompile(`(\w+)(?:=("[^"]*"|\S+))?`)
 )
+
+// For returns the blocks of all documents that are run in a place other than here: those of the
+// directory docs of the tree at root, by name, then those of the README. No such block is an error,
+// for then a test runs nothing.
+func For(root string, place Place) ([]Block, error) {
+	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		return nil, err
+	}
+	var blocks []Block
+	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+		found, err := Read(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range found {
+			if b.Place == place && len(b.Commands) > 0 {
+				blocks = append(blocks, b)
+			}
+		}
+	}
+	if len(blocks) == 0 {
+		return nil, fmt.Errorf("no block of the documents in %s is for %q", root, place)
+	}
+	return blocks, nil
+}
+
+// DropIns returns the drop-ins of systemd's units that the documents of the tree at root show: their
+// blocks of language ini.
+func DropIns(root string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read document: %w", err)
+		}
+		for _, block := range dropIn.FindAllSubmatch(text, -1) {
+			indent := string(block[1])
+			found = append(found, strings.ReplaceAll("\n"+string(block[2]), "\n"+indent, "\n")[1:])
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no document in %s shows a drop-in", root)
+	}
+	return found, nil
+}
+
+// Text is all commands of a block.
+func (b Block) Text() string {
+	var lines []string
+	for _, c := range b.Commands {
+		lines = append(lines, c.Text)
+	}
+	return strings.Join(lines, "\n")
+}
 
 // Read returns the steps of a document, in order.
 func Read(path string) ([]Block, error) {
@@ -113,10 +192,8 @@ func (b *Block) parameters(text string) error {
 		switch p[1] {
 		case "serve":
 			b.Kind = Serve
-		case "vm":
-			b.Kind = VM
-		case "norun":
-			b.Kind, b.Reason = NotRun, value
+		case "tree", "volumes", "container", "vm", "debian":
+			b.Place = Place(p[1])
 		case "fails":
 			code, err := strconv.Atoi(value)
 			if err != nil {

@@ -25,7 +25,8 @@ func documents(t *testing.T) []string {
 	return append(paths, "../README.md")
 }
 
-// TestCommands runs every command of every document: real tools, and the real jnbd.
+// TestCommands runs every command of every document that needs nothing but an empty directory: real
+// tools, and the real jnbd. TestTree and tests of packaging and vmtest run the others.
 func TestCommands(t *testing.T) {
 	testtool.Need(t, "bash", "nbdinfo", "nbdcopy", "qemu-img", "qemu-io", "nbdkit", "curl", "mkfs.ext4", "e2fsck", "python3")
 	jnbd := testtool.Jnbd(t)
@@ -42,11 +43,6 @@ func TestCommands(t *testing.T) {
 				}
 				for _, problem := range runBlocks(jnbd, blocks[:end]) {
 					t.Error(problem)
-				}
-				for _, b := range blocks[:end] {
-					if b.Kind == NotRun {
-						t.Logf("%s:%d is not run: %s", b.File, b.Line, b.Reason)
-					}
 				}
 				blocks = blocks[min(end+1, len(blocks)):]
 			}
@@ -96,11 +92,6 @@ func runBlocks(jnbd string, blocks []Block) (problems []string) {
 			problem("%s: the document says\n%s\nand this was printed\n%s", e.where, strings.Join(e.want, "\n"), printed)
 		}
 	}
-	for _, b := range blocks {
-		if b.Kind == NotRun && len(strings.Fields(b.Reason)) < 3 {
-			problem("%s:%d is not run, and no reason is given", b.File, b.Line)
-		}
-	}
 	return problems
 }
 
@@ -119,11 +110,11 @@ func scriptOf(blocks []Block, outputs string) (string, []expectation) {
 	step := 0
 	for _, b := range blocks {
 		where := fmt.Sprintf("%s:%d", b.File, b.Line)
-		switch b.Kind {
-		case CtrlC:
+		if b.Kind == CtrlC {
 			script.WriteString("press_ctrl_c\n")
 			continue
-		case VM, NotRun:
+		}
+		if b.Place != Here {
 			continue
 		}
 		for i, c := range b.Commands {

@@ -32,12 +32,7 @@ type engine struct {
 func newEngine(t *testing.T) *engine {
 	t.Helper()
 	testtool.Need(t, "podman", "runc")
-	if os.Getuid() != 0 {
-		if os.Getenv("JNBD_REQUIRE") == "1" {
-			t.Fatal("not root, and JNBD_REQUIRE=1 forbids to skip")
-		}
-		t.Skip("needs root")
-	}
+	testtool.NeedRoot(t)
 	// Sockets lie below it, so its path must be short.
 	store, err := os.MkdirTemp("", "jnbd-engine-")
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"jnbd/docs"
 	"jnbd/testtool"
 )
 
@@ -55,6 +56,34 @@ func TestUnitsVerify(t *testing.T) {
 	}
 	if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+root, "broken@x.service"); !strings.Contains(out, "PrivateTemp") {
 		t.Errorf("verify of a broken unit says %q", out)
+	}
+}
+
+// TestDropInsVerify has systemd read each drop-in that the documents show, beside each unit.
+func TestDropInsVerify(t *testing.T) {
+	testtool.Need(t, "systemd-analyze")
+	root := install(t)
+	shareUnits(t, root)
+	dropIns, err := docs.DropIns("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(unit, text string) string {
+		dir := filepath.Join(root, "etc/systemd/system", filepath.Base(unit)+".d")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "override.conf"), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(run(t, "systemd-analyze", "verify", "--man=no", "--root="+root, instance(unit)))
+	}
+	for _, unit := range units(t, root) {
+		for _, text := range dropIns {
+			if said := verify(unit, text); said != "" {
+				t.Errorf("%s with\n%s: %s", filepath.Base(unit), text, said)
+			}
+		}
+		if said := verify(unit, "[Service]\nReadWritePath=/srv\n"); !strings.Contains(said, "ReadWritePath") {
+			t.Errorf("a wrong drop-in is not found: %q", said)
+		}
 	}
 }
 

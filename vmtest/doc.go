@@ -35,7 +35,7 @@
 //	JNBD_ACCEL        kvm or tcg: use that, without the proof
 //	JNBD_LOSS_STATES  how many states after a power cut each case looks at
 //	JNBD_LOSS_ALL=1   power cuts in every mode, the journal inside and beside
-//	JNBD_VM_SYSTEMD=1 install the package into a whole Debian under systemd; takes minutes
+//	JNBD_VM_SYSTEMD=1 boot the whole Debian under systemd once more
 //	JNBD_SWAP_ALL=1   swap to a disk of every mode, and more of it
 //	JNBD_LOSS_KEEP    a directory that gets the bad states, as files
 package vmtest

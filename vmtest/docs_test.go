@@ -11,24 +11,9 @@ import (
 // TestDocuments runs the blocks of the documents that need the kernel's driver, each in a
 // directory with a served disk.img, as the text before them leaves it.
 func TestDocuments(t *testing.T) {
-	paths, err := filepath.Glob("../docs/*.md")
+	blocks, err := docs.For("..", docs.VM)
 	if err != nil {
 		t.Fatal(err)
-	}
-	var blocks []docs.Block
-	for _, path := range append(paths, "../README.md") {
-		found, err := docs.Read(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, b := range found {
-			if b.Kind == docs.VM {
-				blocks = append(blocks, b)
-			}
-		}
-	}
-	if len(blocks) == 0 {
-		t.Fatal("no block of the documents is for a virtual machine")
 	}
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	if err := makeSparse(disk, diskSize); err != nil {
@@ -50,10 +35,8 @@ func TestDocuments(t *testing.T) {
 		uri="nbd+unix:///disk.img?socket=$PWD/disk.img.sock"
 	`
 	for _, b := range blocks {
-		for _, c := range b.Commands {
-			t.Logf("%s:%d", b.File, b.Line)
-			g.run("bash", "-euc", before+c.Text)
-		}
+		t.Logf("%s:%d", b.File, b.Line)
+		g.run("bash", "-euc", before+b.Text())
 	}
 	g.quit()
 }
