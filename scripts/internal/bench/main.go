@@ -3,7 +3,7 @@
 //
 //   - workloads.go, speed.go: what is measured, and which ratios are wanted.
 //   - peers.go, process.go, nullserver.go: the servers, their floor among them.
-//   - floor.go: what that is made of.
+//   - floor.go: what that is made of; medium.go: what the medium alone takes for bulk.
 //   - fio.go, copy.go, client.go, tally.go: the clients.
 //   - fuse.go, slow.go: a slow disk below all of them.
 //   - device.go: what reached the disk.
