@@ -48,6 +48,7 @@ func (l *Log) commit(soft bool) (Point, error) {
 	}
 	if l.head == l.barrier.Pos {
 		point := l.barrier
+		l.beside = 0 // noted behind the flush that made it durable
 		l.mu.Unlock()
 		return point, nil
 	}
@@ -189,7 +190,8 @@ func (l *Log) barrierDurableLocked(point Point) {
 }
 
 // NoteBeside says that n bytes were written beside the log's device that its next flush makes durable
-// as well (Options.FlushBeside): they count towards SoftFlushBeside.
+// as well (Options.FlushBeside): they count towards SoftFlushBeside. The records that speak of them
+// were appended before.
 func (l *Log) NoteBeside(n int64) {
 	l.mu.Lock()
 	l.beside += n

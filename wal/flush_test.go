@@ -124,6 +124,23 @@ func TestFlushNeedsLaterBarrier(t *testing.T) {
 	}
 }
 
+// TestNotedBehindItsFlush: bytes beside the log that are noted when a flush has made them durable
+// already ask for no other, and don't keep the soft flusher busy.
+func TestNotedBehindItsFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dev := disk.NewMem(MinLogBytes)
+		l, _ := open(t, dev, ScanOptions{}, Options{SoftFlushBeside: 1 << 20}, nil)
+		appendOne(t, l, numbered(0, 100))
+		flush(t, l)
+		before := l.Stats().Flushes
+		l.NoteBeside(1 << 20)
+		synctest.Wait() // the soft flusher waits again; the test hangs if it never does
+		if n := l.Stats().Flushes; n != before || l.wantsSoftFlush() {
+			t.Errorf("%d flushes for what was durable, another is wanted: %v", n-before, l.wantsSoftFlush())
+		}
+	})
+}
+
 // TestFlushHabit: who flushes after each append has barriers in its appends from then on, until
 // it leaves the habit.
 func TestFlushHabit(t *testing.T) {
