@@ -107,6 +107,14 @@ func (c *conn) runBatch() {
 	b.n, b.bytes, b.flush = 0, 0, false
 }
 
+// runBatchAnd is runBatch when what comes next is a flush, or is not.
+func (c *conn) runBatchAnd(flush bool) {
+	if c.batch.n > 0 {
+		c.batch.flush = c.batch.flush || flush
+		c.runBatch()
+	}
+}
+
 // runBatchBefore is runBatch when the next bytes of the stream are a payload.
 func (c *conn) runBatchBefore(payload uint64) {
 	c.skip = int(min(payload, maxPeek+1))

@@ -123,6 +123,8 @@ func TestFlushIsForetold(t *testing.T) {
 		{"read", slices.Concat(write(0), read), 2, 0},
 		{"read, then flush", slices.Concat(write(0), read, flush), 3, 0},
 		{"nothing", write(0), 1, 0},
+		{"flush before", slices.Concat(flush, write(0)), 2, 0},
+		{"flushes before and behind", slices.Concat(flush, write(0), flush, write(0)), 4, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newMemDisk(testDisk)

@@ -128,8 +128,7 @@ func (c *conn) serveReceived() error {
 		c.from += head
 		c.count.requests.Add(1)
 		if !c.readPastBatch(&req) {
-			c.batch.flush = c.batch.flush || req.cmd == cmdFlush
-			c.runBatch()
+			c.runBatchAnd(req.cmd == cmdFlush)
 			if req.cmd == cmdDisc {
 				return errDisconnected
 			}
