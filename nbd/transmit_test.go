@@ -227,15 +227,22 @@ func TestAnyCut(t *testing.T) {
 	}
 }
 
-// WRITEs that lie in the buffer together become one batch, in their order.
-func TestBatch(t *testing.T) {
-	d := newMemDisk(testDisk)
-	release := make(chan struct{})
+// firstHeld is a client whose first WRITE waits in the Device until release is closed: what it sends
+// meanwhile gathers in the socket.
+func firstHeld(t *testing.T) (d *memDisk, c *client, release chan struct{}) {
+	t.Helper()
+	d, release = newMemDisk(testDisk), make(chan struct{})
 	entered := make(chan struct{}, 100)
 	d.beforeAdmit = func() { entered <- struct{}{}; <-release }
-	c := attach(t, serveDisk(t, d))
+	c = attach(t, serveDisk(t, d))
 	c.send(cmdWrite, 0, 0, 0, []byte("first"))
-	<-entered // the rest now gathers in the socket
+	<-entered
+	return d, c, release
+}
+
+// WRITEs that lie in the buffer together become one batch, in their order.
+func TestBatch(t *testing.T) {
+	d, c, release := firstHeld(t)
 	var stream []byte
 	for i := range 10 {
 		stream = append(stream, encodeRequest(cmdWrite, 0, uint64(100+i), uint64(i), 3, []byte("xyz"))...)
@@ -262,13 +269,7 @@ func TestBatch(t *testing.T) {
 // A READ of other bytes does not divide the batch it came in. One of the same bytes does, and sees
 // what was sent before it.
 func TestReadPastBatch(t *testing.T) {
-	d := newMemDisk(testDisk)
-	release := make(chan struct{})
-	entered := make(chan struct{}, 100)
-	d.beforeAdmit = func() { entered <- struct{}{}; <-release }
-	c := attach(t, serveDisk(t, d))
-	c.send(cmdWrite, 0, 0, 0, []byte("first"))
-	<-entered // the rest now gathers in the socket
+	d, c, release := firstHeld(t)
 	const before, same, behind = 201, 202, 203
 	for _, cookie := range []uint64{before, same, behind} {
 		c.lengths[cookie] = 3
