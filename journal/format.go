@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,13 +40,16 @@ func JournalSize(opt FormatOptions) int64 {
 }
 
 // Format makes a journal for a backing: a log written full of zeros, so that no later write
-// has to allocate, the bases of a disk that is wholly at home, then the superblock. Homes
+// has to allocate, the spare area too if that is wished, the bases of a disk that is wholly at home, then the superblock. Homes
 // are not touched: what the backing holds is what the disk holds. With jsuper.Internal the
 // journal takes the end of the backing, JournalSize of it. Everything is durable on return;
 // after an error there is no journal.
 func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if _, err := newRoutes(opt.Mode); err != nil {
 		return nil, err
+	}
+	if opt.WriteSpare && opt.Mode == jsuper.Data {
+		return nil, errors.New("format: mode data has no spare area that could be written")
 	}
 	if opt.DiskBytes < 1 || opt.DiskBytes > p.Backing.Size() {
 		return nil, fmt.Errorf("format: disk of %d bytes on a backing of %d", opt.DiskBytes, p.Backing.Size())
@@ -77,8 +81,15 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if err := store.Wipe(); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
 	}
-	if err := wal.Format(disk.Region(p.Journal, sb.LogOffset, sb.LogBytes), opt.Progress); err != nil {
+	progress := opt.progressOf(sb)
+	if err := wal.Format(disk.Region(p.Journal, sb.LogOffset, sb.LogBytes), progress(0)); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
+	}
+	if opt.WriteSpare {
+		sb.Compat |= jsuper.FeatureKeepSpare
+		if err := writeSpare(disk.Region(p.Journal, sb.SpareOffset, sb.SpareBytes), progress(sb.LogBytes)); err != nil {
+			return nil, fmt.Errorf("format: %w", err)
+		}
 	}
 	if sb.StateOffset != 0 {
 		if err := formatBases(sb, p); err != nil {
@@ -94,6 +105,20 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 		return nil, fmt.Errorf("format: superblock: %w", err)
 	}
 	return sb, nil
+}
+
+// progressOf is how the parts of Format tell of their progress, each behind so many bytes.
+func (opt *FormatOptions) progressOf(sb *jsuper.Superblock) func(before int64) func(done, total int64) {
+	total := sb.LogBytes
+	if opt.WriteSpare {
+		total += sb.SpareBytes
+	}
+	return func(before int64) func(done, total int64) {
+		if opt.Progress == nil {
+			return nil
+		}
+		return func(done, _ int64) { opt.Progress(before+done, total) }
+	}
 }
 
 // layOut decides what lies where on the journal: the log, the stored state, the spare area.

@@ -28,6 +28,9 @@ type FormatOptions struct {
 	// allocated as it is used. 0 is the mode's default: as much as the disk for auto, an
 	// eighth more for ordered. Mode data has none.
 	SpareBytes int64
+	// WriteSpare writes zeros over the whole spare area, and keeps its space for good: a medium is
+	// slower where it was never written. It costs the time and the space of SpareBytes.
+	WriteSpare bool
 	Node       uint32 // cluster seam; 0 until many journals share a disk
 	Progress   func(done, total int64)
 }

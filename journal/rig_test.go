@@ -28,10 +28,11 @@ type layout struct {
 	journal  int64 // superblock and log
 	mode     jsuper.Mode
 	spare    int64
+	written  bool // the spare area was, by Format
 }
 
 func (l layout) format() FormatOptions {
-	return FormatOptions{DiskBytes: l.disk, JournalBytes: l.journal, Mode: max(l.mode, jsuper.Data), SpareBytes: l.spare}
+	return FormatOptions{DiskBytes: l.disk, JournalBytes: l.journal, Mode: max(l.mode, jsuper.Data), SpareBytes: l.spare, WriteSpare: l.written}
 }
 
 func (l layout) parts(g *crashdisk.Group) Parts {

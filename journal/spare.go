@@ -41,6 +41,7 @@ type slots struct {
 	dev              disk.Device
 	directFrom, upTo int64 // bytes of the area that are written past the page cache
 	step             int64
+	keep             bool // the host gets no space back
 
 	mu    sync.Mutex
 	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
@@ -49,7 +50,7 @@ type slots struct {
 // newSlots is the spare area of a disk. Short runs occur in mode ordered only, where every
 // write of whole blocks goes out once.
 func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
-	s := &slots{dev: dev, taken: map[int64]struct{}{}}
+	s := &slots{dev: dev, taken: map[int64]struct{}{}, keep: sb.Compat&jsuper.FeatureKeepSpare != 0}
 	s.step = min(spareStep, max(1<<20, int64(1)<<bits.Len64(uint64(sb.SpareBytes/16))))
 	s.directFrom = alignUp(sb.SpareOffset, cacheUnit) - sb.SpareOffset
 	s.upTo = sb.SpareBytes
@@ -60,6 +61,26 @@ func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
 	s.upTo = max(s.upTo, 0)
 	s.directFrom = min(s.directFrom, s.upTo)
 	return s
+}
+
+// writeSpare writes zeros over a new spare area, so that nothing in it is a place that the medium never
+// held. It goes past the page cache: nobody reads this.
+func writeSpare(dev disk.Device, progress func(done, total int64)) error {
+	size := dev.Size()
+	if err := ignoreUnsupported(disk.Allocate(dev, 0, size)); err != nil { // fails before anything is written
+		return fmt.Errorf("write the spare area: %w", err)
+	}
+	zeros := make([]byte, min(size, 1<<20))
+	for done := int64(0); done < size; {
+		n := min(size-done, int64(len(zeros)))
+		if _, err := disk.WriteDirect(dev, zeros[:n], done); err != nil {
+			return fmt.Errorf("write the spare area: %w", err)
+		}
+		if done += n; progress != nil {
+			progress(done, size)
+		}
+	}
+	return dev.Flush()
 }
 
 // keepApart tells the state which slots are for which runs.
@@ -119,9 +140,12 @@ func ignoreUnsupported(err error) error {
 	return err
 }
 
-// giveBack gives the host the space of slots that nobody uses. What a step has beyond them
-// stays until the disk is closed.
+// giveBack gives the host the space of slots that nobody uses, unless it is to be kept. What a step has
+// beyond them stays until the disk is closed.
 func (s *slots) giveBack(r ordered.Run) error {
+	if s.keep {
+		return nil
+	}
 	off, n := r.Start*blockBytes, r.N*blockBytes
 	s.mu.Lock()
 	defer s.mu.Unlock()

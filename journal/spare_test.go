@@ -2,6 +2,7 @@ package journal
 
 import (
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -107,6 +108,80 @@ func TestNoUnitIsWrittenBothWays(t *testing.T) {
 		}
 		h.mu.Unlock()
 		closed(t, d, l, g)
+	}
+}
+
+// TestWrittenSpareKeepsItsSpace: a spare area that was written with the disk has all of its space
+// then, and after its slots were used and freed; another one has none, and gives it back.
+func TestWrittenSpareKeepsItsSpace(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		l := layout{name: "written", disk: 8 << 20, journal: logStart + 8<<20, mode: jsuper.Auto, spare: 4 << 20, written: written}
+		p := Parts{Placement: jsuper.Beside}
+		for _, f := range []struct {
+			dev   *disk.Device
+			bytes int64
+		}{{&p.Backing, l.disk}, {&p.Journal, JournalSize(l.format())}} {
+			file, err := disk.OpenFile(filepath.Join(t.TempDir(), "f"), disk.FileOptions{Create: true, Size: f.bytes})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			*f.dev = file
+		}
+		if _, err := Format(p, l.format()); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open(p, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb := d.super
+		space := func() (bytes int64) {
+			t.Helper()
+			err := disk.Extents(p.Journal, sb.SpareOffset, sb.SpareBytes, func(_, n int64, hole bool) bool {
+				if !hole {
+					bytes += n
+				}
+				return true
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return bytes
+		}
+		if got := space() == sb.SpareBytes; got != written {
+			t.Errorf("written %v: %d of %d bytes of a new spare area have space", written, space(), sb.SpareBytes)
+		}
+		displace(t, d, 0, 1<<20)
+		used := space()
+		reclaim := func() {
+			t.Helper()
+			for range 2 { // the log proves itself what the first flush made durable
+				write(t, d, []byte{1}, 4<<20)
+				if err := d.Sync(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.checkpointMu.Lock()
+			defer d.checkpointMu.Unlock()
+			if err := d.reclaim(true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reclaim()                         // the homes
+		write(t, d, pattern(3, 1<<20), 0) // goes there
+		reclaim()                         // the slots
+		want := used - 1<<20              // what its step has beyond it stays
+		if written {
+			want = sb.SpareBytes
+		}
+		if got := space(); got != want {
+			t.Errorf("written %v: no slot is in use, and %d bytes of the spare area have space, want %d", written, got, want)
+		}
+		expect(t, d, 0, pattern(3, 1<<20))
+		if err := d.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

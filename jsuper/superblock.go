@@ -114,6 +114,11 @@ const (
 // FeatureIncarnation is the incompatible feature of a superblock that has an Incarnation.
 const FeatureIncarnation uint64 = 1 << 0
 
+// FeatureKeepSpare is the compatible feature of a disk whose spare area was written when the disk was
+// made: the host gets none of its space back. A program that does not know it gives slots back that
+// nobody uses.
+const FeatureKeepSpare uint64 = 1 << 0
+
 // Feature bits that this version knows. A format that needs a new one adds it here.
 const (
 	knownIncompat uint64 = FeatureIncarnation

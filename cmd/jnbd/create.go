@@ -44,6 +44,7 @@ type createOptions struct {
 	size        sizeFlag
 	journalSize sizeFlag
 	spare       string
+	preallocate bool
 	mode        string
 	journal     string
 
@@ -80,6 +81,7 @@ Block devices get an internal journal unless --journal says otherwise.`,
 	flags.StringVar(&options.journal, "journal", "", "where the journal lies: PATH or internal (default DISK.jnbd; on a block device internal)")
 	flags.StringVar(&options.mode, "mode", "", "how writes reach their place: data, ordered or auto (default "+defaultMode.String()+")")
 	flags.StringVar(&options.spare, "spare", "", "room for write-once, a share like 10% or a size; for the modes auto (default 100%) and ordered (default an eighth more); 25% on a block device that holds the journal, too")
+	flags.BoolVar(&options.preallocate, "preallocate", false, "write the whole spare area now and keep its space, for bulk that overwrites a disk for the first time; takes the time and the space of --spare")
 	flags.BoolVar(&options.acceptBacking, "accept-backing", false, "adopt a disk even if it may have a journal already: before it was resized, or by another name (hard link)")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd

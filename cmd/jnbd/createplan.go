@@ -37,6 +37,7 @@ func planCreate(diskPath string, options createOptions) (*createPlan, error) {
 		return nil, err
 	}
 	plan := &createPlan{diskBytes: options.size.bytes, spare: options.spare, acceptBacking: options.acceptBacking}
+	plan.format.WriteSpare = options.preallocate
 	plan.format.Mode, plan.format.JournalBytes = mode, defaultJournalBytes
 	if options.journalSize.given {
 		plan.format.JournalBytes = roundUp(options.journalSize.bytes, sizeLine)
@@ -46,6 +47,9 @@ func planCreate(diskPath string, options createOptions) (*createPlan, error) {
 	}
 	if _, err := spareBytes(options.spare, mode, max(options.size.bytes, 1)); err != nil {
 		return nil, err
+	}
+	if options.preallocate && mode == jsuper.Data {
+		return nil, usagef("--preallocate is about the spare area, which mode data has not: leave it out, or choose --mode auto or ordered")
 	}
 	if options.size.given && options.size.bytes == 0 {
 		return nil, usagef("--size 0: a disk has at least one byte")

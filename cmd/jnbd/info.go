@@ -95,6 +95,7 @@ type diskInfo struct {
 	DisplacedBytes  int64        `json:"displaced_bytes"`
 	SpareBytes      int64        `json:"spare_bytes"`
 	SpareUsedBytes  int64        `json:"spare_used_bytes"`
+	SpareKept       bool         `json:"spare_preallocated"`
 	Log             *logInfo     `json:"log"`
 	LastBarrier     *barrierInfo `json:"last_barrier"`
 	DisplacedBlocks int64        `json:"displaced_blocks"`
@@ -145,6 +146,7 @@ func superInfo(at place, super *jsuper.Superblock) *diskInfo {
 		Updated:      utcTime(super.UpdatedAt),
 		Tail:         super.Tail,
 		SpareBytes:   super.SpareBytes,
+		SpareKept:    super.Compat&jsuper.FeatureKeepSpare != 0,
 	}
 	if super.BarrierSeq != 0 {
 		info.LastBarrier = &barrierInfo{super.BarrierSeq, utcTime(super.BarrierTime)}
@@ -224,7 +226,7 @@ func (d *diskInfo) lines() []fact {
 			fact{"log", text},
 			fact{"not home", fmt.Sprintf("%s in %d extents", humanSize(d.Log.NotHomeBytes), d.Log.Extents)})
 	}
-	lines = append(lines, displacedFact(d.DisplacedBytes, d.SpareUsedBytes, d.SpareBytes))
+	lines = append(lines, displacedFact(d.DisplacedBytes, d.SpareUsedBytes, d.SpareBytes, d.SpareKept))
 	if d.LastBarrier != nil {
 		lines = append(lines, fact{"last barrier", fmt.Sprintf("seq %d at %s", d.LastBarrier.Seq, d.LastBarrier.Time)})
 	} else {
@@ -238,10 +240,13 @@ func (d *diskInfo) lines() []fact {
 }
 
 // displacedFact is the write-once side, for people.
-func displacedFact(displaced, used, spare int64) fact {
+func displacedFact(displaced, used, spare int64, preallocated bool) fact {
 	text := fmt.Sprintf("%s in %d blocks", humanSize(displaced), displaced/ordered.BlockBytes)
 	if spare > 0 {
 		text += fmt.Sprintf(", %s of %s spare in use", humanSize(used), humanSize(spare))
+	}
+	if preallocated {
+		text += ", preallocated"
 	}
 	return fact{"displaced", text}
 }
