@@ -19,29 +19,53 @@ const onceFloor server = "the medium, written once"
 
 const mediumThreads = 4
 
-// mediumPasses is a round of it.
-func (c *config) mediumPasses(r *race) (map[string]result, error) {
-	var places [2]*os.File
+// medium is the two places.
+type medium struct {
+	places [2]*os.File
+	size   int64
+}
+
+func (c *config) newMedium() (*medium, error) {
+	m := &medium{size: c.diskBytes}
 	for i, name := range []string{"home", "spare"} {
 		f, err := setAside(filepath.Join(c.dir, "medium."+name), c.diskBytes)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, m.remove())
 		}
-		defer os.Remove(f.Name())
-		defer f.Close()
-		places[i] = f
+		m.places[i] = f
 	}
+	return m, nil
+}
+
+func (m *medium) remove() error {
+	var failed []error
+	for _, f := range m.places {
+		if f != nil {
+			failed = append(failed, os.Remove(f.Name()), f.Close())
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// mediumPasses is a round of it.
+func (c *config) mediumPasses(r *race) (_ map[string]result, err error) {
+	m, err := c.newMedium()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.remove()) }()
 	passes := map[string]result{}
 	for i, p := range r.passes {
-		load, ok := p.load.(wholeDisk)
-		if !ok {
-			return nil, fmt.Errorf("%s writes whole disks only", onceFloor)
+		one, err := m.begin(p.load, i)
+		for over := false; err == nil && !over; {
+			over, err = one.turn()
 		}
-		one, err := load.onMedium(places[i%2], c.diskBytes)
 		if err != nil {
 			return nil, err
 		}
-		passes[p.name] = one
+		if passes[p.name], err = one.end(); err != nil {
+			return nil, err
+		}
 	}
 	return passes, nil
 }
@@ -62,27 +86,47 @@ func setAside(path string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-// onMedium is the load without a server.
-func (l wholeDisk) onMedium(f *os.File, size int64) (result, error) {
-	mem, err := unix.Mmap(-1, 0, int(l.bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+// mediumPass is a pass of it, in one turn.
+type mediumPass struct {
+	wholeDisk
+	file *os.File
+	mem  []byte
+	size int64
+	took time.Duration
+}
+
+func (m *medium) begin(l load, number int) (player, error) {
+	whole, ok := l.(wholeDisk)
+	if !ok {
+		return nil, fmt.Errorf("%s writes whole disks only", onceFloor)
+	}
+	mem, err := unix.Mmap(-1, 0, int(whole.bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
-	defer unix.Munmap(mem)
 	copy(mem, incompressible(len(mem)))
+	return &mediumPass{wholeDisk: whole, file: m.places[number%2], mem: mem, size: m.size}, nil
+}
+
+func (p *mediumPass) turn() (over bool, err error) {
 	began := time.Now()
-	group := l.bytes * int64(l.flushEach)
-	for from := int64(0); from < size; from += group {
-		if err := l.writeGroup(f, mem, from, min(from+group, size)); err != nil {
-			return result{}, err
+	group := p.bytes * int64(p.flushEach)
+	for from := int64(0); from < p.size; from += group {
+		if err := p.writeGroup(p.file, p.mem, from, min(from+group, p.size)); err != nil {
+			return false, err
 		}
-		if err := unix.Fdatasync(int(f.Fd())); err != nil {
-			return result{}, err
+		if err := unix.Fdatasync(int(p.file.Fd())); err != nil {
+			return false, err
 		}
 	}
-	took := time.Since(began)
-	n := float64(size / l.bytes)
-	return result{requests: n, rate: n / took.Seconds(), bytes: float64(size), bytesOnHost: float64(size), took: took}, nil
+	p.took = time.Since(began)
+	return true, nil
+}
+
+func (p *mediumPass) end() (result, error) {
+	n := float64(p.size / p.bytes)
+	r := result{requests: n, rate: n / p.took.Seconds(), bytes: float64(p.size), bytesOnHost: float64(p.size), took: p.took}
+	return r, unix.Munmap(p.mem)
 }
 
 // writeGroup writes what lies between two flushes.

@@ -31,10 +31,11 @@ const (
 
 // What a server of ours has other than by default.
 const (
-	logLasts = ", log lasts" // it does not fill while it is measured
-	logFull  = ", log full"  // it is so small that it soon is
-	inside   = ", inside"    // its journal lies inside the disk
-	otherOne = ", before"    // it is the build of -before
+	logLasts     = ", log lasts" // it does not fill while it is measured
+	logFull      = ", log full"  // it is so small that it soon is
+	inside       = ", inside"    // its journal lies inside the disk
+	preallocated = ", preallocated"
+	otherOne     = ", before" // it is the build of -before
 )
 
 // peers are all servers that are not ours.
@@ -56,6 +57,9 @@ func (c *config) createArgs(s server) []string {
 	case strings.Contains(string(s), logFull):
 		args = append(args, "--journal-size", "64M")
 	}
+	if strings.Contains(string(s), preallocated) {
+		args = append(args, "--preallocate")
+	}
 	if strings.HasSuffix(string(s), inside) {
 		args = append(args, "--journal", "internal")
 	}
@@ -75,13 +79,19 @@ const (
 // prepare makes the disk that a round of s needs, and returns its path. createArgs go to jnbd
 // create.
 func (c *config) prepare(s server, kind imageKind, createArgs ...string) (string, error) {
-	s = server(strings.TrimSuffix(string(s), otherOne)) // both builds serve the same disk, in turns
+	s = server(strings.TrimSuffix(string(s), otherOne)) // both builds serve the same disk, one after the other
+	return c.prepareOwn(s, kind, createArgs...)
+}
+
+// prepareOwn is prepare for servers that are up at the same time. Peers share an image even so: no
+// two of them write at the same time.
+func (c *config) prepareOwn(s server, kind imageKind, createArgs ...string) (string, error) {
 	if s == nullServer {
 		return filepath.Join(c.dir, "null"), nil
 	}
 	name := strings.NewReplacer(" ", "-", ",", "", "%", "").Replace(strings.Join(append([]string{string(s)}, createArgs...), ""))
 	if s.isPeer() && s != qemuQcow2 {
-		name = "raw" // one image for all of them: they never run at the same time
+		name = "raw" // one image for all of them: they never write at the same time
 	}
 	path := filepath.Join(c.dir, name+".img")
 	if kind == wholeImage {

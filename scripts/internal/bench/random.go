@@ -38,6 +38,16 @@ func (l randomWrites) run(c *config, p *process) (result, error) {
 	return tallies[0].result(), nil
 }
 
+// begin is the same in turns.
+func (l randomWrites) begin(c *config, p *process) (player, error) {
+	most := min(c.lastingBytes*45/100/logBytes(l.bytes, l.flushEach == 1), mostExtents)
+	var sources []source
+	for i := range max(l.conns, 1) {
+		sources = append(sources, l.source(c.diskBytes, most/int64(max(l.conns, 1)), readyTimeout, uint64(i)))
+	}
+	return (&clients{length: turnLength, left: c.runtime}).connect(p.uri(), l.depth, sources)
+}
+
 // source gives at most so many writes, and none any more when the time is over. Every seed has
 // other places.
 func (l randomWrites) source(diskBytes, most int64, runtime time.Duration, seed uint64) source {

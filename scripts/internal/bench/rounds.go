@@ -13,31 +13,67 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runRace gives every server the same load in turns, round after round. A server is started
-// for each round and stopped after it, so that nothing of one runs in another's time. The
-// first round is not counted: it wakes the machine up.
+// runRace gives every server the same load, round after round: in turns while all are up, if the load
+// can be divided (turns.go), else one after the other. A server is started for each round and stopped
+// after it. Each round begins with another server: memory that was just given back is faster than what
+// comes new, and who always came behind the same one would always have more of it. The round before
+// the first is one after the other for all, and its speed does not count: it wakes the machine up.
 func runRace(c *config, w *workload) error {
 	if err := w.race.validate(); err != nil {
 		return err
 	}
-	results := map[key][]result{}
+	turns, alone := w.race.inTurns()
+	results, first := map[key][]result{}, map[key]result{}
 	for round := range c.rounds + 1 {
-		for _, s := range w.race.servers {
-			passes, err := c.round(s, &w.race)
+		if round == 0 {
+			all, err := c.onePerTime(w.race.servers, &w.race)
 			if err != nil {
-				return fmt.Errorf("%s: %w", s, err)
+				return err
 			}
-			if round == 0 {
-				continue
-			}
-			for name, r := range passes {
-				results[key{s, name}] = append(results[key{s, name}], r)
-			}
+			first = all
+			continue
+		}
+		byThemselves, err := c.onePerTime(rotated(alone, round), &w.race)
+		if err != nil {
+			return err
+		}
+		together, err := c.turnsRound(rotated(turns, round), &w.race)
+		if err != nil {
+			return err
+		}
+		for k, r := range byThemselves {
+			results[k] = append(results[k], r)
+		}
+		for k, r := range together {
+			one := first[k]
+			r.bytesOnHost = r.bytes * one.of(hostBytes)
+			results[k] = append(results[k], r)
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s: round %d of %d\n", w.name, round, c.rounds)
 	}
 	c.report.addRace(w, results)
 	return nil
+}
+
+// rotated begins with another server each round.
+func rotated(servers []server, round int) []server {
+	n := round % max(len(servers), 1)
+	return slices.Concat(servers[n:], servers[:n])
+}
+
+// onePerTime is a round of servers that are up one after the other.
+func (c *config) onePerTime(servers []server, r *race) (map[key]result, error) {
+	all := map[key]result{}
+	for _, s := range servers {
+		passes, err := c.round(s, r)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s, err)
+		}
+		for name, r := range passes {
+			all[key{s, name}] = r
+		}
+	}
+	return all, nil
 }
 
 // key is a server in a pass.
@@ -56,7 +92,7 @@ func (c *config) round(s server, r *race) (map[string]result, error) {
 		return nil, err
 	}
 	if r.image == wholeImage && !r.slow {
-		if err := eachFile(path, warm); err != nil {
+		if err := warm(path); err != nil {
 			return nil, err
 		}
 	}
@@ -204,10 +240,68 @@ func settle(path string) error {
 	return eachFile(path, func(f *os.File) error { return f.Sync() })
 }
 
-// warm brings a file into the page cache. All servers begin a round with their disk there, image and
-// log: the peers share one image, and would find it warmer than ours, which has to wait for its turn.
-func warm(f *os.File) error {
-	_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, 1<<20))
+// warm brings a disk into the page cache, image and log, as both were when they were made: the peers
+// share one image, and would find it warmer than ours, which has to wait for its turn. In which pieces
+// it lies there counts. With read-ahead they would be up to 2 MiB, and each write of 4 KiB into one
+// would take the kernel twice as long. The image comes in as single pages, as writeImage wrote it; the
+// log is written again, what of it is missing, in the pieces of jnbd create.
+func warm(path string) error {
+	return eachFile(path, func(f *os.File) error {
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
+			return err
+		}
+		if f.Name() == path {
+			_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, 1<<20))
+			return err
+		}
+		return warmLog(f.Name())
+	})
+}
+
+// createPiece is the size of the writes by which jnbd create fills a log.
+const createPiece = 16 << 10
+
+// warmLog is warm for a journal: for all of it that has space, which is the log and no spare slot that
+// was never used.
+func warmLog(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
+		return err
+	}
+	p := make([]byte, createPiece)
+	for end := int64(0); ; {
+		from, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
+		if err == unix.ENXIO { // no more
+			return f.Sync()
+		}
+		if err == nil {
+			end, err = unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
+		}
+		for at := from; err == nil && at < end; at += createPiece {
+			err = warmPiece(f, p[:min(createPiece, end-at)], at)
+		}
+		if err != nil {
+			return fmt.Errorf("warm %s: %w", path, err)
+		}
+	}
+}
+
+// warmPiece writes a piece of a file again, by one write, if it is not in the page cache.
+func warmPiece(f *os.File, p []byte, at int64) error {
+	if n, err := unix.Preadv2(int(f.Fd()), [][]byte{p}, at, unix.RWF_NOWAIT); err == nil && n == len(p) {
+		return nil
+	}
+	if _, err := f.ReadAt(p, at); err != nil {
+		return err
+	}
+	if err := unix.Fadvise(int(f.Fd()), at, int64(len(p)), unix.FADV_DONTNEED); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(p, at)
 	return err
 }
 

@@ -18,6 +18,11 @@ func (l wholeDisk) run(c *config, p *process) (result, error) {
 	return t.result(), nil
 }
 
+// begin is the same in turns, each a whole pass.
+func (l wholeDisk) begin(c *config, p *process) (player, error) {
+	return (&clients{}).connect(p.uri(), l.depth, []source{l.source(c.diskBytes)})
+}
+
 func (l wholeDisk) source(diskBytes int64) source {
 	writes, flushed := int64(0), true
 	return func() (request, bool) {

@@ -17,6 +17,7 @@ func against(name, about string, atLeast float64, l load, ours ...server) worklo
 	servers := append(append([]server{}, ours...), peers...)
 	return workload{name: name, about: about, run: runRace, race: race{
 		servers: append(servers, nullServer),
+		alone:   ours[1:],
 		image:   wholeImage,
 		passes:  []pass{{name: steady, load: l}},
 		wants:   []want{{pass: steady, ours: ours[0], figure: rate, atLeast: atLeast}},

@@ -14,8 +14,11 @@ type race struct {
 	servers []server
 	image   imageKind
 	slow    bool // the disk is: fuse.go
-	passes  []pass
-	wants   []want
+	// alone are servers that go on working behind when it is not their turn, on the same processors
+	// and the same medium: they bring home what is in their log.
+	alone  []server
+	passes []pass
+	wants  []want
 }
 
 // pass is one run of the client. All passes of a round meet the same server, one after the
@@ -77,7 +80,8 @@ func workloads() []workload {
 func bulk() workload {
 	write := wholeDisk{bytes: 1 << 20, depth: 8, flushEach: 64}
 	r := race{
-		servers: []server{jnbdOrdered, jnbdAuto, jnbdData, nbdkitFile, onceFloor},
+		servers: []server{jnbdOrdered, jnbdAuto, jnbdOrdered + preallocated, jnbdAuto + preallocated, jnbdData, nbdkitFile, onceFloor},
+		alone:   []server{jnbdData},
 		image:   sparseImage,
 		passes: []pass{
 			{name: "fresh", load: write, bulk: true},
@@ -87,7 +91,7 @@ func bulk() workload {
 		},
 	}
 	for _, p := range r.passes {
-		for _, ours := range []server{jnbdOrdered, jnbdAuto} {
+		for _, ours := range []server{jnbdOrdered, jnbdAuto, jnbdOrdered + preallocated, jnbdAuto + preallocated} {
 			r.wants = append(r.wants, want{pass: p.name, ours: ours, peers: []server{nbdkitFile}, figure: rate, atLeast: 0.95})
 		}
 		r.wants = append(r.wants, want{pass: p.name, ours: onceFloor, peers: []server{nbdkitFile}, figure: rate})
