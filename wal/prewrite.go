@@ -7,9 +7,10 @@ import (
 )
 
 // formatPiece is how much of a log is zeroed by one write. The host's page cache keeps a file
-// in pieces as large as it was written in, and counts and looks through a whole one for every
-// frame that it gets: with 1 MiB a frame of 4 KiB cost as much to account for as 1 MiB.
-const formatPiece = 16 << 10
+// in pieces as large as it was written in, and looks through a whole one for every frame that it
+// gets: a frame of 4 KiB in a piece of 1 MiB took 3.0 µs, in 128 KiB 1.3, in 16 KiB 1.5. Appends of
+// many frames want large ones: 128 KiB in pieces of 16 KiB took 25 µs, in pieces of 128 KiB 16.
+const formatPiece = 128 << 10
 
 // Format makes dev an empty log: it writes zeros over all of it, so that later appends
 // never wait for the host to allocate space, and flushes. An older log on dev is gone

@@ -96,11 +96,12 @@ func (c *config) turnsRound(servers []server, r *race) (_ map[key]result, err er
 			}
 		}
 	}
-	for _, s := range seats {
+	for i, s := range seats {
 		if s.server == onceFloor {
 			continue
 		}
-		if s.process, err = c.start(s.server, s.path); err != nil {
+		at := &place{disk: s.path, socket: fmt.Sprintf("%s.%d.sock", s.path, i)} // peers share their image
+		if s.process, err = c.startAt(s.server, at); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.server, err)
 		}
 	}
