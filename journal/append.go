@@ -275,14 +275,13 @@ func (d *Disk) place(batch []*pending) error {
 	}
 	sealDirect(batch)
 	recs := d.recs[:0]
-	var bytes, beside int64
+	var bytes int64
 	flush := false
 	for _, p := range batch {
 		if p.err == nil {
 			recs = append(recs, p.recs...)
 			flush = flush || p.flush
 			bytes += max(p.bytes, p.clientBytes)
-			beside += p.clientBytes // of direct writes alone
 		}
 	}
 	d.recs = recs
@@ -316,9 +315,6 @@ func (d *Disk) place(batch []*pending) error {
 	d.lastChange.Store(int64(now.Sub(d.started)))
 	d.lag.changed(d.pos[len(recs)-1], now)
 	d.counters.clientBytes.Add(uint64(bytes))
-	if beside > 0 {
-		d.log.NoteBeside(beside)
-	}
 	return nil
 }
 

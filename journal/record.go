@@ -49,7 +49,7 @@ const mapBlockBits = 24
 
 // mapRecord says that a direct write's part is at its target.
 func mapRecord(t ordered.Target, crc uint32) wal.Record {
-	r := wal.Record{Kind: KindMap, Aux: crc, A: uint64(t.Block * blockBytes), B: uint64(t.N)}
+	r := wal.Record{Kind: KindMap, Aux: crc, A: uint64(t.Block * blockBytes), B: uint64(t.N), Beside: t.N * blockBytes}
 	if !t.Home {
 		r.B |= uint64(t.Slot+1) << mapBlockBits
 	}

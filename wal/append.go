@@ -89,6 +89,9 @@ func (l *Log) append(recs []Record, pos []int64, barrier bool) error {
 	l.publish(func() {
 		l.counts.appends++
 		l.sinceFlush++
+		for i := range recs {
+			l.beside += recs[i].Beside
+		}
 		if barrier {
 			l.ahead = l.lastFrameLocked()
 		}

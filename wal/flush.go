@@ -32,7 +32,8 @@ type round struct {
 // barrierFrame is a barrier in the log, durable or not.
 type barrierFrame struct {
 	Point
-	notes int64 // the durable mark that its frame carries
+	notes  int64 // the durable mark that its frame carries
+	beside int64 // Log.beside at its end
 }
 
 // Flush makes everything durable that was appended before the call, and returns the
@@ -48,7 +49,6 @@ func (l *Log) commit(soft bool) (Point, error) {
 	}
 	if l.head == l.barrier.Pos {
 		point := l.barrier
-		l.beside = 0 // noted behind the flush that made it durable
 		l.mu.Unlock()
 		return point, nil
 	}
@@ -160,7 +160,7 @@ func (l *Log) appendBarrier(r *round) error {
 // takeLocked makes at the barrier of r, and nobody joins r any more who needs a later one.
 func (l *Log) takeLocked(r *round, at barrierFrame) {
 	r.at, r.taken = at, true
-	l.captured, l.beside = at.Pos, 0
+	l.captured, l.besideCaptured = at.Pos, at.beside
 	if l.sinceFlush == 1 {
 		l.lone++
 	} else {
@@ -172,7 +172,7 @@ func (l *Log) takeLocked(r *round, at barrierFrame) {
 // lastFrameLocked is the frame at the head, which is a barrier. The caller holds appendMu, too.
 func (l *Log) lastFrameLocked() barrierFrame {
 	w := &l.writer
-	return barrierFrame{Point{w.at.pos, w.at.seq - 1, timeOf(w.time)}, w.durable}
+	return barrierFrame{Point{w.at.pos, w.at.seq - 1, timeOf(w.time)}, w.durable, l.beside}
 }
 
 // loneFlushes is after how many flushes in a row, each for one append, the next append is taken
@@ -187,16 +187,6 @@ func (l *Log) barrierDurableLocked(point Point) {
 	l.durable, l.barrier = point.Pos, point
 	l.rememberPointLocked(point)
 	l.tellChangedLocked()
-}
-
-// NoteBeside says that n bytes were written beside the log's device that its next flush makes durable
-// as well (Options.FlushBeside): they count towards SoftFlushBeside. The records that speak of them
-// were appended before.
-func (l *Log) NoteBeside(n int64) {
-	l.mu.Lock()
-	l.beside += n
-	l.mu.Unlock()
-	l.wakeSoftFlusher()
 }
 
 // wakeSoftFlusher wakes it if it has to do.
@@ -214,7 +204,7 @@ func (l *Log) wakeSoftFlusher() {
 func (l *Log) wantsSoftFlush() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.head-l.captured >= l.opt.SoftFlushBytes || l.beside >= l.opt.SoftFlushBeside
+	return l.head-l.captured >= l.opt.SoftFlushBytes || l.beside-l.besideCaptured >= l.opt.SoftFlushBeside
 }
 
 // softFlusher begins a flush when much was written and nobody asked for one, so that a

@@ -124,19 +124,38 @@ func TestFlushNeedsLaterBarrier(t *testing.T) {
 	}
 }
 
-// TestNotedBehindItsFlush: bytes beside the log that are noted when a flush has made them durable
-// already ask for no other, and don't keep the soft flusher busy.
-func TestNotedBehindItsFlush(t *testing.T) {
+// TestBesideBehindTheBarrier: bytes beside the log whose record stands behind the barrier that a flush
+// took are not covered by it, and count towards the next soft flush.
+func TestBesideBehindTheBarrier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dev := disk.NewMem(MinLogBytes)
-		l, _ := open(t, dev, ScanOptions{}, Options{SoftFlushBeside: 1 << 20}, nil)
-		appendOne(t, l, numbered(0, 100))
-		flush(t, l)
-		before := l.Stats().Flushes
-		l.NoteBeside(1 << 20)
-		synctest.Wait() // the soft flusher waits again; the test hangs if it never does
-		if n := l.Stats().Flushes; n != before || l.wantsSoftFlush() {
-			t.Errorf("%d flushes for what was durable, another is wanted: %v", n-before, l.wantsSoftFlush())
+		dev := newGate(MinLogBytes)
+		l, _ := open(t, dev, ScanOptions{}, Options{SoftFlushBeside: 2 << 20}, nil)
+		beside := func(i uint64) []Record {
+			recs := numbered(i, 100)
+			recs[0].Beside = 1 << 20
+			return recs
+		}
+		if err := l.AppendBarrier(beside(0), make([]int64, 1)); err != nil {
+			t.Fatal(err)
+		}
+		go l.Flush() // ends when the gate lets it
+		<-dev.entered
+		if err := l.Append(beside(1), make([]int64, 1)); err != nil {
+			t.Fatal(err)
+		}
+		dev.pass <- nil
+		synctest.Wait()
+		if s := l.Stats(); s.SoftFlushes != 0 {
+			t.Fatalf("flushed by itself after 1 MiB: %+v", s)
+		}
+		if err := l.Append(beside(2), make([]int64, 1)); err != nil {
+			t.Fatal(err)
+		}
+		<-dev.entered
+		dev.pass <- nil
+		synctest.Wait()
+		if s := l.Stats(); s.SoftFlushes != 1 || s.DurableUpTo != s.Barrier.Pos || s.Barrier.Pos != s.Head {
+			t.Errorf("after 2 MiB behind the barrier: %+v", s)
 		}
 	})
 }
@@ -275,12 +294,15 @@ func TestSoftFlush(t *testing.T) {
 		t.Errorf("after a soft flush at %#x: %+v", covered, s)
 	}
 	changed = l.Changed()
-	l.NoteBeside(1 << 20)
-	appendOne(t, l, numbered(2, 10))
+	beside := numbered(2, 10)
+	beside[0].Beside = 1 << 20
+	appendOne(t, l, beside)
 	if s := l.Stats(); s.SoftFlushes != 1 || g.flushes.Load() != 2 {
 		t.Errorf("flushed after 1 MiB beside the log: %+v", s)
 	}
-	l.NoteBeside(1 << 20)
+	beside = numbered(3, 10)
+	beside[0].Beside = 1 << 20
+	appendOne(t, l, beside)
 	<-g.entered
 	covered = l.Stats().Head
 	g.pass <- nil
@@ -289,11 +311,11 @@ func TestSoftFlush(t *testing.T) {
 		t.Errorf("after a soft flush for 2 MiB beside the log: %+v, want all durable up to %#x", s, covered)
 	}
 	changed = l.Changed()
-	appendOne(t, l, numbered(3, 16000, 16000, 16000))
+	appendOne(t, l, numbered(4, 16000, 16000, 16000))
 	<-g.entered
 	g.pass <- syscall.EIO
 	<-changed
-	if err := l.Append(numbered(4, 1), make([]int64, 1)); !errors.Is(err, syscall.EIO) {
+	if err := l.Append(numbered(5, 1), make([]int64, 1)); !errors.Is(err, syscall.EIO) {
 		t.Errorf("append after a failed soft flush: %v", err)
 	}
 }

@@ -76,6 +76,9 @@ type Record struct {
 	A, B uint64
 	// Payload is at most MaxRecordPayload bytes. The log only reads it, during Append.
 	Payload []byte
+	// Beside is how many bytes the record speaks of that lie beside the log, and that its next
+	// flush makes durable as well (Options.FlushBeside). It is not stored.
+	Beside int64
 }
 
 // Located is a Record that was found in the log. Its payload is at PayloadPos.

@@ -57,29 +57,30 @@ type Log struct {
 	writer   writer
 
 	// mu guards what everybody asks for. It is never held during i/o.
-	mu         sync.Mutex
-	failed     error        // the first failure; nothing is written after it
-	closed     bool         // Close was called
-	head       int64        // end of the last frame
-	nextSeq    uint64       // of the frame that comes next
-	tail       int64        // oldest live position
-	start      Start        // of the tail
-	durable    int64        // everything before it is durable
-	recorded   int64        // the largest durable mark that a durable frame carries
-	captured   int64        // head when the last flush began
-	barrier    Point        // last durable barrier
-	ahead      barrierFrame // the last one that stands at the end of an append
-	beside     int64        // written beside the log since the last flush began, as told
-	sinceFlush int          // appends since the last flush began
-	lone       int          // so many flushes in a row were for one append each
-	points     []Point      // durable barriers that may become the tail, oldest first
-	offered    []Start      // answers of TailBefore, oldest first
-	boundaries []chain      // live segment boundaries, oldest first
-	pins       map[*Pin]struct{}
-	running    *round        // the flush that is going on
-	waiting    *round        // the one that comes after it
-	changed    chan struct{} // closed by tellChangedLocked; nil if nobody asked
-	counts     counts
+	mu             sync.Mutex
+	failed         error        // the first failure; nothing is written after it
+	closed         bool         // Close was called
+	head           int64        // end of the last frame
+	nextSeq        uint64       // of the frame that comes next
+	tail           int64        // oldest live position
+	start          Start        // of the tail
+	durable        int64        // everything before it is durable
+	recorded       int64        // the largest durable mark that a durable frame carries
+	captured       int64        // head when the last flush began
+	barrier        Point        // last durable barrier
+	ahead          barrierFrame // the last one that stands at the end of an append
+	beside         int64        // written beside the log, as the records say
+	besideCaptured int64        // beside when the last flush began
+	sinceFlush     int          // appends since the last flush began
+	lone           int          // so many flushes in a row were for one append each
+	points         []Point      // durable barriers that may become the tail, oldest first
+	offered        []Start      // answers of TailBefore, oldest first
+	boundaries     []chain      // live segment boundaries, oldest first
+	pins           map[*Pin]struct{}
+	running        *round        // the flush that is going on
+	waiting        *round        // the one that comes after it
+	changed        chan struct{} // closed by tellChangedLocked; nil if nobody asked
+	counts         counts
 }
 
 // counts are totals since Continue.

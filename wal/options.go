@@ -18,7 +18,7 @@ type Options struct {
 	// starts one by itself, in the background. It bounds what a recovery has to checksum.
 	// Default 32 MiB.
 	SoftFlushBytes int64
-	// SoftFlushBeside is the same for what was written beside the log (NoteBeside). Default
+	// SoftFlushBeside is the same for what was written beside the log (Record.Beside). Default
 	// 256 MiB.
 	SoftFlushBeside int64
 
