@@ -67,6 +67,14 @@ func sampleLog(t testing.TB, dev disk.Device) (*Log, map[string]int64) {
 	}
 	frames["summary-incomplete"] = 3 * l.geo.seg
 	barrier()
+	foreseen := make([]int64, 1)
+	if err := l.AppendBarrier([]Record{{Kind: 5, Aux: 6, A: 4096, B: 7, Payload: []byte("flushed next")}}, foreseen); err != nil {
+		t.Fatal(err)
+	}
+	frames["records-barrier"] = alignDown(foreseen[0], LineBytes)
+	if p := barrier(); p != frames["records-barrier"] {
+		t.Fatalf("the flush wrote a barrier at %#x, foreseen was one at %#x", p, frames["records-barrier"])
+	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +220,7 @@ func resealFrame(frame []byte, version uint16) {
 // TestNextVersion: a frame of a newer version where the chain goes on is neither a torn
 // end nor corruption, wherever it is and whatever else it says.
 func TestNextVersion(t *testing.T) {
-	for _, name := range []string{"start", "records-aligned", "records", "barrier", "summary"} {
+	for _, name := range []string{"start", "records-aligned", "records", "barrier", "summary", "records-barrier"} {
 		for _, durable := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s durable %v", name, durable), func(t *testing.T) {
 				dev := disk.NewMem(MinLogBytes)
