@@ -37,3 +37,10 @@ func (f *interruptibleFile) WriteVAt(bufs [][]byte, off int64) (int64, error) {
 	}
 	return f.File.WriteVAt(bufs, off)
 }
+
+func (f *interruptibleFile) WriteDirectAt(p []byte, off int64) (int, error) {
+	if err := f.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return f.File.WriteDirectAt(p, off)
+}

@@ -373,6 +373,39 @@ func TestCreateStopped(t *testing.T) {
 	}
 }
 
+// TestCreateStoppedInSpare: a create that writes a large spare area can be stopped in the middle.
+func TestCreateStoppedInSpare(t *testing.T) {
+	const spare = 4 << 30
+	diskPath := filepath.Join(t.TempDir(), "d.img")
+	s, err := startUnready(t, diskPath, "create", "--size", "4G", "--journal-size", "64M", "--preallocate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unfinished := unfinishedName(beside(diskPath))
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		var st syscall.Stat_t
+		if err := syscall.Stat(unfinished, &st); err == nil && st.Blocks*512 > spare/8 {
+			break // the log is written, and the space of the spare area being taken
+		}
+		if time.Since(began) > startTimeout {
+			t.Fatal("create does not write the spare area")
+		}
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Wait() // its exit code is looked at below
+	if code := s.cmd.ProcessState.ExitCode(); code != exitInterrupted {
+		t.Errorf("create exited with %d, want %d\n%s", code, exitInterrupted, s.stderr)
+	}
+	if written := s.cmd.ProcessState.SysUsage().(*syscall.Rusage).Oublock * 512; written > spare/2 {
+		t.Errorf("create wrote %d bytes after it was told to stop", written)
+	}
+	if left, err := filepath.Glob(diskPath + "*"); err != nil || len(left) != 0 {
+		t.Errorf("create left %v (%v)", left, err)
+	}
+}
+
 // TestCreateStoppedWhileLooking: the tail of a large device takes long to read; a create that
 // does so can be stopped.
 func TestCreateStoppedWhileLooking(t *testing.T) {
