@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -48,9 +47,6 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if _, err := newRoutes(opt.Mode); err != nil {
 		return nil, err
 	}
-	if opt.WriteSpare && opt.Mode == jsuper.Data {
-		return nil, errors.New("format: mode data has no spare area that could be written")
-	}
 	if opt.DiskBytes < 1 || opt.DiskBytes > p.Backing.Size() {
 		return nil, fmt.Errorf("format: disk of %d bytes on a backing of %d", opt.DiskBytes, p.Backing.Size())
 	}
@@ -85,7 +81,7 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if err := wal.Format(disk.Region(p.Journal, sb.LogOffset, sb.LogBytes), progress(0)); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
 	}
-	if opt.WriteSpare {
+	if opt.WriteSpare && sb.StateOffset != 0 {
 		sb.Compat |= jsuper.FeatureKeepSpare
 		if err := writeSpare(disk.Region(p.Journal, sb.SpareOffset, sb.SpareBytes), progress(sb.LogBytes)); err != nil {
 			return nil, fmt.Errorf("format: %w", err)

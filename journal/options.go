@@ -29,7 +29,8 @@ type FormatOptions struct {
 	// eighth more for ordered. Mode data has none.
 	SpareBytes int64
 	// WriteSpare writes zeros over the whole spare area, and keeps its space for good: a medium is
-	// slower where it was never written. It costs the time and the space of SpareBytes.
+	// slower where it was never written. It costs the time and the space of SpareBytes, and means nothing for
+	// mode data.
 	WriteSpare bool
 	Node       uint32 // cluster seam; 0 until many journals share a disk
 	Progress   func(done, total int64)

@@ -259,7 +259,7 @@ func warm(path string) error {
 }
 
 // createPiece is the size of the writes by which jnbd create fills a log.
-const createPiece = 128 << 10
+const createPiece = 32 << 10
 
 // warmLog is warm for a journal: for all of it that has space, which is the log and no spare slot that
 // was never used.
