@@ -115,6 +115,23 @@ func writeZeros(dev Device, off, n int64) error {
 	return nil
 }
 
+// FillZeros gives write the zeros of size bytes, in pieces of at most piece bytes, whose memory begins on a
+// page if they are larger than 32 KiB. progress, if not nil, is called after each with bytes.
+func FillZeros(size, piece int64, write func(p []byte, off int64) (int, error), progress func(done, total int64)) error {
+	zeros := make([]byte, min(size, piece))
+	for done := int64(0); done < size; {
+		n := min(size-done, int64(len(zeros)))
+		if _, err := write(zeros[:n], done); err != nil {
+			return fmt.Errorf("write %d zeros at %d: %w", n, done, err)
+		}
+		done += n
+		if progress != nil {
+			progress(done, size)
+		}
+	}
+	return nil
+}
+
 // ReadCached fills p if that needs no wait for the medium, and otherwise returns
 // ErrNotCached, as a device without CachedReader always does.
 func ReadCached(dev Device, p []byte, off int64) error {

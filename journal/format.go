@@ -39,10 +39,10 @@ func JournalSize(opt FormatOptions) int64 {
 }
 
 // Format makes a journal for a backing: a log written full of zeros, so that no later write
-// has to allocate, the spare area too if that is wished, the bases of a disk that is wholly at home, then the superblock. Homes
-// are not touched: what the backing holds is what the disk holds. With jsuper.Internal the
-// journal takes the end of the backing, JournalSize of it. Everything is durable on return;
-// after an error there is no journal.
+// has to allocate, the spare area too if that is wished, the bases of a disk that is wholly
+// at home, then the superblock. Homes are not touched: what the backing holds is what the
+// disk holds. With jsuper.Internal the journal takes the end of the backing, JournalSize of
+// it. Everything is durable on return; after an error there is no journal.
 func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if _, err := newRoutes(opt.Mode); err != nil {
 		return nil, err
@@ -77,13 +77,16 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	if err := store.Wipe(); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
 	}
-	progress := opt.progressOf(sb)
-	if err := wal.Format(disk.Region(p.Journal, sb.LogOffset, sb.LogBytes), progress(0)); err != nil {
+	total := sb.LogBytes
+	if opt.WriteSpare {
+		total += sb.SpareBytes
+	}
+	if err := wal.Format(disk.Region(p.Journal, sb.LogOffset, sb.LogBytes), opt.progressFrom(0, total)); err != nil {
 		return nil, fmt.Errorf("format: %w", err)
 	}
 	if opt.WriteSpare && sb.StateOffset != 0 {
 		sb.Compat |= jsuper.FeatureKeepSpare
-		if err := writeSpare(disk.Region(p.Journal, sb.SpareOffset, sb.SpareBytes), progress(sb.LogBytes)); err != nil {
+		if err := writeSpare(disk.Region(p.Journal, sb.SpareOffset, sb.SpareBytes), opt.progressFrom(sb.LogBytes, total)); err != nil {
 			return nil, fmt.Errorf("format: %w", err)
 		}
 	}
@@ -103,18 +106,12 @@ func Format(p Parts, opt FormatOptions) (*jsuper.Superblock, error) {
 	return sb, nil
 }
 
-// progressOf is how the parts of Format tell of their progress, each behind so many bytes.
-func (opt *FormatOptions) progressOf(sb *jsuper.Superblock) func(before int64) func(done, total int64) {
-	total := sb.LogBytes
-	if opt.WriteSpare {
-		total += sb.SpareBytes
+// progressFrom is how a part of Format that comes after so many of total bytes tells of its progress.
+func (opt *FormatOptions) progressFrom(before, total int64) func(done, ofPart int64) {
+	if opt.Progress == nil {
+		return nil
 	}
-	return func(before int64) func(done, total int64) {
-		if opt.Progress == nil {
-			return nil
-		}
-		return func(done, _ int64) { opt.Progress(before+done, total) }
-	}
+	return func(done, _ int64) { opt.Progress(before+done, total) }
 }
 
 // layOut decides what lies where on the journal: the log, the stored state, the spare area.

@@ -64,23 +64,18 @@ func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
 }
 
 // writeSpare writes zeros over a new spare area, so that nothing in it is a place that the medium never
-// held. It goes past the page cache: nobody reads this.
+// held. It goes past the page cache: nobody reads this. The flush of the stored state, on the same device,
+// covers it.
 func writeSpare(dev disk.Device, progress func(done, total int64)) error {
 	size := dev.Size()
 	if err := ignoreUnsupported(disk.Allocate(dev, 0, size)); err != nil { // fails before anything is written
 		return fmt.Errorf("write the spare area: %w", err)
 	}
-	zeros := make([]byte, min(size, 1<<20))
-	for done := int64(0); done < size; {
-		n := min(size-done, int64(len(zeros)))
-		if _, err := disk.WriteDirect(dev, zeros[:n], done); err != nil {
-			return fmt.Errorf("write the spare area: %w", err)
-		}
-		if done += n; progress != nil {
-			progress(done, size)
-		}
+	write := func(p []byte, off int64) (int, error) { return disk.WriteDirect(dev, p, off) }
+	if err := disk.FillZeros(size, 1<<20, write, progress); err != nil {
+		return fmt.Errorf("write the spare area: %w", err)
 	}
-	return dev.Flush()
+	return nil
 }
 
 // keepApart tells the state which slots are for which runs.

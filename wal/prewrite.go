@@ -24,16 +24,8 @@ func Format(dev disk.Device, progress func(done, total int64)) error {
 	if err != nil {
 		return fmt.Errorf("format log: %w", err)
 	}
-	zeros := make([]byte, formatPiece)
-	for done := int64(0); done < geo.size; {
-		n := min(geo.size-done, int64(len(zeros)))
-		if _, err := dev.WriteAt(zeros[:n], done); err != nil {
-			return fmt.Errorf("format log: write %d zeros at %d: %w", n, done, err)
-		}
-		done += n
-		if progress != nil {
-			progress(done, geo.size)
-		}
+	if err := disk.FillZeros(geo.size, formatPiece, dev.WriteAt, progress); err != nil {
+		return fmt.Errorf("format log: %w", err)
 	}
 	if err := dev.Flush(); err != nil {
 		return fmt.Errorf("format log: flush: %w", err)

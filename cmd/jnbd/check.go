@@ -140,7 +140,7 @@ func (r checkResult) lines() []fact {
 			fact{"state", r.State},
 			fact{"log", fmt.Sprintf("%d frames, %d records, %s in use, %s read", r.Frames, r.Records, humanSize(r.LogUsedBytes), humanSize(r.ReadBytes))},
 			fact{"not home", humanSize(r.NotHomeBytes)},
-			displacedFact(r.DisplacedBytes, r.SpareUsedBytes, r.SpareBytes, false))
+			fact{"displaced", displacedText(r.DisplacedBytes, r.SpareUsedBytes, r.SpareBytes)})
 	}
 	verdict := "ok"
 	if !r.OK {

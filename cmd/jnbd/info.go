@@ -226,7 +226,11 @@ func (d *diskInfo) lines() []fact {
 			fact{"log", text},
 			fact{"not home", fmt.Sprintf("%s in %d extents", humanSize(d.Log.NotHomeBytes), d.Log.Extents)})
 	}
-	lines = append(lines, displacedFact(d.DisplacedBytes, d.SpareUsedBytes, d.SpareBytes, d.SpareKept))
+	displaced := displacedText(d.DisplacedBytes, d.SpareUsedBytes, d.SpareBytes)
+	if d.SpareKept {
+		displaced += ", preallocated"
+	}
+	lines = append(lines, fact{"displaced", displaced})
 	if d.LastBarrier != nil {
 		lines = append(lines, fact{"last barrier", fmt.Sprintf("seq %d at %s", d.LastBarrier.Seq, d.LastBarrier.Time)})
 	} else {
@@ -239,14 +243,11 @@ func (d *diskInfo) lines() []fact {
 	return lines
 }
 
-// displacedFact is the write-once side, for people.
-func displacedFact(displaced, used, spare int64, preallocated bool) fact {
+// displacedText is the write-once side, for people.
+func displacedText(displaced, used, spare int64) string {
 	text := fmt.Sprintf("%s in %d blocks", humanSize(displaced), displaced/ordered.BlockBytes)
 	if spare > 0 {
 		text += fmt.Sprintf(", %s of %s spare in use", humanSize(used), humanSize(spare))
 	}
-	if preallocated {
-		text += ", preallocated"
-	}
-	return fact{"displaced", text}
+	return text
 }

@@ -31,11 +31,11 @@ const (
 
 // What a server of ours has other than by default.
 const (
-	logLasts     = ", log lasts" // it does not fill while it is measured
-	logFull      = ", log full"  // it is so small that it soon is
-	inside       = ", inside"    // its journal lies inside the disk
-	preallocated = ", preallocated"
-	otherOne     = ", before" // it is the build of -before
+	logLasts     = ", log lasts"    // it does not fill while it is measured
+	logFull      = ", log full"     // it is so small that it soon is
+	inside       = ", inside"       // its journal lies inside the disk
+	preallocated = ", preallocated" // its spare area was written when it was made
+	otherOne     = ", before"       // it is the build of -before
 )
 
 // peers are all servers that are not ours.

@@ -23,16 +23,12 @@ func runRace(c *config, w *workload) error {
 		return err
 	}
 	turns, alone := w.race.inTurns()
-	results, first := map[key][]result{}, map[key]result{}
-	for round := range c.rounds + 1 {
-		if round == 0 {
-			all, err := c.onePerTime(w.race.servers, &w.race)
-			if err != nil {
-				return err
-			}
-			first = all
-			continue
-		}
+	first, err := c.onePerTime(w.race.servers, &w.race)
+	if err != nil {
+		return err
+	}
+	results := map[key][]result{}
+	for round := 1; round <= c.rounds; round++ {
 		byThemselves, err := c.onePerTime(rotated(alone, round), &w.race)
 		if err != nil {
 			return err
@@ -247,14 +243,14 @@ func settle(path string) error {
 // log is written again, what of it is missing, in the pieces of jnbd create.
 func warm(path string) error {
 	return eachFile(path, func(f *os.File) error {
+		if f.Name() != path {
+			return warmLog(f.Name())
+		}
 		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
 			return err
 		}
-		if f.Name() == path {
-			_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, 1<<20))
-			return err
-		}
-		return warmLog(f.Name())
+		_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, 1<<20))
+		return err
 	})
 }
 
