@@ -65,7 +65,7 @@ func TestReadChecksThePayload(t *testing.T) {
 	if _, err := d.ReadAt(make([]byte, 8<<10), 0); !errors.Is(err, wal.ErrCorrupt) {
 		t.Errorf("read of a damaged payload: %v, want %v", err, wal.ErrCorrupt)
 	}
-	if _, err := d.checkpointBatch(d.batchBytes); !errors.Is(err, wal.ErrCorrupt) {
+	if _, err := d.checkpointBatch(d.batchBytes, nil); !errors.Is(err, wal.ErrCorrupt) {
 		t.Errorf("checkpoint of a damaged payload: %v, want %v", err, wal.ErrCorrupt)
 	}
 	abandonQuietly(d)

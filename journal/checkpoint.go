@@ -36,7 +36,8 @@ import (
 // homeRun is how much goes home in one write at most.
 const homeRun = 1 << 20
 
-// checkpointLoop runs batches as the fill of the log asks for. Close ends it.
+// checkpointLoop runs batches as the fill of the log asks for, and brings everything home while nobody
+// changes the disk. Close ends it.
 func (d *Disk) checkpointLoop() {
 	defer d.background.Done()
 	defer stepBack()()
@@ -55,24 +56,42 @@ func (d *Disk) checkpointLoop() {
 			idle = time.Since(d.started)-time.Duration(d.lastChange.Load()) >= idleAfter
 		}
 		if d.once != nil && d.sweep(idle) != nil {
-			return // poisoned
+			return // poisoned: told to every caller, nothing left to do here
 		}
-		must := d.starving.Swap(false) || idle
+		if idle {
+			if d.checkpointIdle() != nil {
+				return
+			}
+			continue
+		}
+		must := d.starving.Swap(false)
 		for running := d.fill() >= checkpointFrom; must || running; running = d.fill() > checkpointTo {
-			moved, err := d.checkpointBatch(d.step())
+			moved, err := d.checkpointBatch(d.step(), nil)
 			if errors.Is(err, ErrHostFull) {
 				d.starving.Store(true) // the next tick tries again, however full the log is
 				break
 			}
 			if err != nil {
-				return // poisoned: told to every caller, nothing left to do here
+				return
 			}
 			if !moved || d.closing.Load() {
 				break
 			}
-			must = idle
+			must = false
 		}
 	}
+}
+
+// checkpointIdle brings home what is in the log, in batches as small as homing's.
+func (d *Disk) checkpointIdle() error {
+	return d.whileIdle(func(changed func() bool) (bool, error) {
+		moved, err := d.checkpointBatch(min(d.step(), max(idleBatch, d.opened.SegmentBytes)), changed)
+		if errors.Is(err, ErrHostFull) {
+			d.starving.Store(true)
+			return false, nil
+		}
+		return moved, err
+	})
 }
 
 // step is how much of the log a batch should free. As long as the host is full it is the least
@@ -101,7 +120,7 @@ func (d *Disk) Checkpoint(ctx context.Context, progress func(done, total int64))
 			return fmt.Errorf("checkpoint: %d bytes of log left: %w", goal-d.log.Stats().Tail, err)
 		}
 		began := time.Now()
-		moved, err := d.checkpointBatch(step)
+		moved, err := d.checkpointBatch(step, nil)
 		if err != nil {
 			return err
 		}
@@ -134,9 +153,13 @@ func (d *Disk) nextStep(step int64, took time.Duration) int64 {
 	return step
 }
 
-// checkpointBatch moves the tail by about most bytes; moved is false when all is home. An
-// error other than ErrHostFull has poisoned the disk.
-func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
+// errGivenUp is moveTail's word for a batch that was stopped on its way.
+var errGivenUp = errors.New("the checkpoint gives way to a client")
+
+// checkpointBatch moves the tail by about most bytes; moved is false when all is home, or when stop,
+// where given, says on the way home that it should not. What was written home by then counts for
+// nothing, and goes home again. An error other than ErrHostFull has poisoned the disk.
+func (d *Disk) checkpointBatch(most int64, stop func() bool) (moved bool, err error) {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
 	if d.poison.Load() != nil {
@@ -153,7 +176,10 @@ func (d *Disk) checkpointBatch(most int64) (moved bool, err error) {
 	}
 	d.movingTo.Store(tail)
 	defer d.movingTo.Store(0)
-	err = d.moveTail(tail)
+	err = d.moveTail(tail, stop)
+	if errors.Is(err, errGivenUp) {
+		return false, nil
+	}
 	if errors.Is(err, ErrHostFull) {
 		d.hostIsFull(err)
 		return false, fmt.Errorf("checkpoint to log position %d: %w", tail, err)
@@ -194,12 +220,12 @@ func (d *Disk) known() int64 {
 }
 
 // moveTail is steps 2 to 6.
-func (d *Disk) moveTail(tail int64) error {
+func (d *Disk) moveTail(tail int64, stop func() bool) error {
 	if err := d.recordDurable(tail); err != nil {
 		return err
 	}
-	stolen, err := d.bringHome(tail)
-	if refusedSpace(err) { // what it wrote is still the log's, and nobody reads it at home
+	stolen, err := d.bringHome(tail, stop)
+	if refusedSpace(err) || errors.Is(err, errGivenUp) { // what it wrote is still the log's, and nobody reads it at home
 		d.unbusy(stolen)
 		return asHostFull(err)
 	}
@@ -316,8 +342,8 @@ func (d *Disk) saveBases() error {
 	return nil
 }
 
-// bringHome is step 2. It returns the homes that it took from direct writes.
-func (d *Disk) bringHome(tail int64) (stolen []ordered.Run, err error) {
+// bringHome is step 2. It returns the homes that it took from direct writes, also with an error.
+func (d *Disk) bringHome(tail int64, stop func() bool) (stolen []ordered.Run, err error) {
 	if d.homeBuf == nil {
 		d.homeBuf = make([]byte, 0, max(min(homeRun, d.batchBytes), int64(d.maxPayload)))
 	}
@@ -326,6 +352,9 @@ func (d *Disk) bringHome(tail int64) (stolen []ordered.Run, err error) {
 	for from := int64(0); from >= 0; {
 		extents, from = d.overlay.below(extents[:0], from, tail)
 		for i := range extents {
+			if stop != nil && stop() {
+				return run.stolen, errGivenUp
+			}
 			if err := run.bring(&extents[i]); err != nil {
 				return run.stolen, err
 			}

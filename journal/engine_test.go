@@ -444,7 +444,7 @@ func TestCutKeepsWhatWasPassedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, d, newer, 0)
-		if moved, err := d.checkpointBatch(d.batchBytes); err != nil || !moved {
+		if moved, err := d.checkpointBatch(d.batchBytes, nil); err != nil || !moved {
 			t.Fatalf("checkpoint: moved %v, %v", moved, err)
 		}
 		g.Crash()

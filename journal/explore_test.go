@@ -270,7 +270,7 @@ func drawScript(t *rapid.T) *script {
 
 // stepsDrawn is how often each step comes, by how often it stands there.
 var stepsDrawn = strings.Fields(`write write write write write write write write flush flush flush
-	trim trim zero batch batch tick checkpoint idle restart lose close finish churn full full-state`)
+	trim trim zero batch batch part tick checkpoint idle restart lose close finish churn full full-state`)
 
 func (s *script) drawStep(t *rapid.T, seed uint64) step {
 	st := step{what: rapid.SampledFrom(stepsDrawn).Draw(t, "what")}

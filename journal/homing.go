@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"jnbd/disk"
 	"jnbd/wal"
@@ -33,31 +32,15 @@ const (
 	recordRuns = 64
 )
 
-// homeIdle brings displaced blocks home, batch after batch, until nothing is left or a client
-// changes the disk. Between two batches it rests as long as the last one took, so that half of
-// the medium's time is anybody's.
+// homeIdle brings displaced blocks home while nobody changes the disk.
 func (d *Disk) homeIdle() error {
-	last := d.lastChange.Load()
-	changed := func() bool { return d.lastChange.Load() != last || d.closing.Load() }
-	for !changed() {
-		began := time.Now()
+	return d.whileIdle(func(changed func() bool) (bool, error) {
 		moved, err := d.homeBatch(idleBatch, changed)
-		if errors.Is(err, wal.ErrFull) || errors.Is(err, ErrHostFull) || err == nil && moved == 0 {
-			return nil
+		if errors.Is(err, wal.ErrFull) || errors.Is(err, ErrHostFull) {
+			return false, nil
 		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-d.stopped:
-			return nil
-		case <-d.kick:
-			d.kickCheckpoint() // it is the loop's
-			return nil
-		case <-time.After(time.Since(began)):
-		}
-	}
-	return nil
+		return moved > 0, err
+	})
 }
 
 // homeBatch brings home about most bytes, none of them if stop, where given, says so on the

@@ -87,6 +87,29 @@ func (d *Disk) kickCheckpoint() {
 	}
 }
 
+// whileIdle repeats work that nobody waits for until it moves nothing, fails, or a client changes the
+// disk, of which changed tells. Between two it rests as long as the last one took, so that half of the
+// medium's time is anybody's.
+func (d *Disk) whileIdle(work func(changed func() bool) (moved bool, err error)) error {
+	last := d.lastChange.Load()
+	changed := func() bool { return d.lastChange.Load() != last || d.closing.Load() }
+	for !changed() {
+		began := time.Now()
+		if moved, err := work(changed); err != nil || !moved {
+			return err
+		}
+		select {
+		case <-d.stopped:
+			return nil
+		case <-d.kick:
+			d.kickCheckpoint() // it is the loop's
+			return nil
+		case <-time.After(time.Since(began)):
+		}
+	}
+	return nil
+}
+
 // broadcast wakes all that wait for an event, each time it happens.
 type broadcast struct {
 	mu sync.Mutex

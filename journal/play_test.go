@@ -131,7 +131,11 @@ func (p *player) step(st *step) error {
 	case "checkpoint":
 		return unlessFull(p.d.Checkpoint(context.Background(), nil))
 	case "batch":
-		_, err := p.d.checkpointBatch(p.d.batchBytes)
+		_, err := p.d.checkpointBatch(p.d.batchBytes, nil)
+		return unlessFull(err)
+	case "part":
+		extents := 0
+		_, err := p.d.checkpointBatch(p.d.batchBytes, func() bool { extents++; return extents >= st.count })
 		return unlessFull(err)
 	case "full", "full-state":
 		p.refuse(st.count, st.what == "full")

@@ -38,7 +38,7 @@ func TestFreedOnlyBehindTheSuperblock(t *testing.T) {
 				}
 			}
 		})
-		if moved, err := d.checkpointBatch(d.batchBytes); err != nil || !moved {
+		if moved, err := d.checkpointBatch(d.batchBytes, nil); err != nil || !moved {
 			t.Fatalf("checkpoint: moved %v, %v", moved, err)
 		}
 		g.OnOp(nil)
@@ -324,6 +324,56 @@ func TestHomingGivesWay(t *testing.T) {
 	})
 }
 
+// TestIdleCheckpointGivesWay: a client's change stops the checkpoint of an idle disk on its way. What it
+// wrote home by then counts for nothing, and all goes home when the disk is idle again.
+func TestIdleCheckpointGivesWay(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered, jsuper.Auto} {
+		t.Run(mode.String(), func(t *testing.T) {
+			l := tiny
+			l.mode = mode
+			synctest.Test(t, func(t *testing.T) { idleCheckpointGivesWay(t, l) })
+		})
+	}
+}
+
+func idleCheckpointGivesWay(t *testing.T, l layout) {
+	const blocks, cameBackAt = 40, 7
+	d, g := opened(t, l, Options{})
+	for i := range int64(blocks) { // far from each other, so that each goes home alone
+		write(t, d, pattern(uint64(i), 1000), i*3*blockBytes)
+	}
+	tail := d.log.Stats().Tail
+	homes := 0
+	g.OnOp(func(_ int, operation string) {
+		if !strings.HasPrefix(operation, "write backing") {
+			return
+		}
+		if homes++; homes == cameBackAt {
+			write(t, d, pattern(100, 1000), 2*blockBytes)
+		}
+	})
+	time.Sleep(idleAfter + 2*idleCheck)
+	synctest.Wait()
+	if homes < cameBackAt || homes > cameBackAt+1 {
+		t.Errorf("a client came back at the write home no. %d of %d; there were %d", cameBackAt, blocks, homes)
+	}
+	if now := d.log.Stats().Tail; now != tail {
+		t.Errorf("the tail moved from %#x to %#x", tail, now)
+	}
+	// Homes that it kept would hold up the next one for ever.
+	write(t, d, pattern(101, 4*blockBytes), 0)
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	if extents, _ := d.overlay.size(); extents != 0 || homes < blocks {
+		t.Errorf("after an idle minute %d extents are not home, by %d writes", extents, homes)
+	}
+	expect(t, d, 0, pattern(101, 4*blockBytes))
+	for i := int64(2); i < blocks; i++ {
+		expect(t, d, i*3*blockBytes, pattern(uint64(i), 1000))
+	}
+	closed(t, d, l, g)
+}
+
 // TestBasesAreInTheLog: while a checkpoint flushes the journal, for whatever reason, one write goes
 // to the log and a later one in place. The bases that the checkpoint stores may tell of the later one
 // only if the log has a barrier behind both: else a cut at the last one leaves it without the earlier.
@@ -347,7 +397,7 @@ func TestBasesAreInTheLog(t *testing.T) {
 				write(t, d, later, 64<<10)
 			}
 		})
-		if moved, err := d.checkpointBatch(d.batchBytes); err != nil || !moved {
+		if moved, err := d.checkpointBatch(d.batchBytes, nil); err != nil || !moved {
 			t.Fatalf("checkpoint: moved %v, %v", moved, err)
 		}
 		g.Crash()

@@ -20,6 +20,7 @@ import (
 //	churn 0 8K 40                                40 writes to one place
 //	checkpoint                                   the log goes home, as far as it is there
 //	batch                                        one batch of it
+//	part 3                                       one that gives way before its 3rd extent
 //	tick                                         the checkpointer looks after what is free
 //	idle                                         long enough for homing
 //	full 3                                       the host has no space for 3 writes of homes, spare or state
@@ -48,7 +49,7 @@ type step struct {
 	off   int64
 	n     int64
 	seed  uint64
-	count int // of churn and of what is refused, and the image of lose
+	count int // of churn, of part and of what is refused, and the image of lose
 	fua   bool
 	keep  bool
 }
@@ -58,7 +59,7 @@ const scriptLog = logStart + 512<<10
 
 // words are the steps, and how many numbers each takes.
 var words = map[string]int{
-	"write": 2, "zero": 2, "trim": 2, "churn": 3, "lose": 1, "full": 1, "full-state": 1,
+	"write": 2, "zero": 2, "trim": 2, "churn": 3, "part": 1, "lose": 1, "full": 1, "full-state": 1,
 	"flush": 0, "checkpoint": 0, "batch": 0, "tick": 0, "idle": 0, "restart": 0, "close": 0, "finish": 0,
 }
 
@@ -99,7 +100,7 @@ func (s *script) parseLine(fields []string) error {
 	}
 	var err error
 	switch args := fields[1 : 1+takes]; st.what {
-	case "lose", "full", "full-state":
+	case "part", "lose", "full", "full-state":
 		err = numbers(args, &st.count)
 	case "churn":
 		err = numbers(args[2:], &st.count)
