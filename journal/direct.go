@@ -82,6 +82,7 @@ func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
 			return fmt.Errorf("write %d bytes in place at %d: %w", len(p), block*blockBytes, err)
 		}
 		d.once.homeDirty.Store(true)
+		d.once.slots.direct.Store(false)
 		d.writeBackEarly(d.once.homeBytes.Add(uint64(len(p))), uint64(len(p)))
 		return nil
 	}
@@ -90,6 +91,12 @@ func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
 	}
 	d.once.spareBytes.Add(uint64(len(p)))
 	return nil
+}
+
+// WritesDirect reports whether the last write that went out once did so past the page cache, from
+// the caller's own buffer. It is a hint for who lends such buffers.
+func (d *Disk) WritesDirect() bool {
+	return d.once != nil && d.once.slots != nil && d.once.slots.direct.Load()
 }
 
 // earlyBytes is how much is written in place before the medium is given it. Less would have the

@@ -19,4 +19,5 @@ var (
 	_ backend          = (*Disk)(nil)
 	_ nbd.Device       = (*Disk)(nil)
 	_ nbd.CachedReader = (*Disk)(nil)
+	_ nbd.DirectWriter = (*Disk)(nil)
 )

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"jnbd/disk"
 	"jnbd/jsuper"
@@ -41,7 +42,8 @@ type slots struct {
 	dev              disk.Device
 	directFrom, upTo int64 // bytes of the area that are written past the page cache
 	step             int64
-	keep             bool // the host gets no space back
+	keep             bool        // the host gets no space back
+	direct           atomic.Bool // the last bulk write went past the page cache
 
 	mu    sync.Mutex
 	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
@@ -89,6 +91,7 @@ func (s *slots) write(p []byte, slot int64) error {
 	if err := s.takeSpace(off, n); err != nil {
 		return err
 	}
+	direct := false
 	for len(p) > 0 {
 		write, k := s.dev.WriteAt, n
 		switch {
@@ -96,12 +99,14 @@ func (s *slots) write(p []byte, slot int64) error {
 			k = min(n, s.directFrom-off)
 		case off < s.upTo:
 			write, k = s.writePast, min(n, s.upTo-off)
+			direct = true
 		}
 		if _, err := write(p[:k], off); err != nil {
 			return err
 		}
 		p, off, n = p[k:], off+k, n-k
 	}
+	s.direct.Store(direct)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package journal
 import (
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -109,6 +110,43 @@ func TestNoUnitIsWrittenBothWays(t *testing.T) {
 		h.mu.Unlock()
 		closed(t, d, l, g)
 	}
+}
+
+// TestWritesDirect: the disk tells which of two ways the last bulk took.
+func TestWritesDirect(t *testing.T) {
+	for _, mode := range []jsuper.Mode{jsuper.Ordered, jsuper.Auto} {
+		l := layout{name: "direct", disk: 24 << 20, journal: logStart + 8<<20, mode: mode}
+		d, h, g := onHost(t, l)
+		ways := ""
+		for i := range uint64(12) {
+			h.mu.Lock()
+			clear(h.direct)
+			h.mu.Unlock()
+			write(t, d, pattern(i, 512<<10), 0)
+			if i%3 == 2 { // homes are free again
+				if err := d.Sync(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.mu.Lock()
+			direct := len(h.direct) > 0
+			h.mu.Unlock()
+			if d.WritesDirect() != direct {
+				t.Errorf("mode %s, write %d: past the page cache %v, want %v", mode, i, d.WritesDirect(), direct)
+			}
+			ways += map[bool]string{true: "d", false: "c"}[direct]
+		}
+		if !strings.Contains(ways, "cd") || !strings.Contains(ways, "dc") {
+			t.Errorf("mode %s: the writes took the ways %s, want changes of both kinds", mode, ways)
+		}
+		closed(t, d, l, g)
+	}
+	d, g := opened(t, tiny, Options{})
+	write(t, d, pattern(1, 128<<10), 0)
+	if d.WritesDirect() {
+		t.Error("mode data: past the page cache")
+	}
+	closed(t, d, tiny, g)
 }
 
 // TestWrittenSpareKeepsItsSpace: a spare area that was written with the disk has all of its space

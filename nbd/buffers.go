@@ -19,6 +19,8 @@ import (
 //     requests can't make all others wait.
 //   - What is lent out plus what lies idle never exceeds a pool's limit. Before it maps new
 //     memory it gives idle buffers of other classes back to the kernel.
+//   - Of a class the buffer that was used last is lent first, because the processor may still have it,
+//     but for one that the medium has fetched bytes from: it rests (rest).
 //   - Who finds no room waits in line, first come first served, so that a large request
 //     is not passed for ever by smaller ones. While somebody waits, connections whose
 //     client holds memory and does nothing for its return are closed (stalled.go).
@@ -102,8 +104,13 @@ type pool struct {
 	lent  int64 // bytes that are lent out
 	idle  int64 // bytes in the lists
 	lists [maxBufferShift - minBufferShift + 1][]*buffer
-	line  []*waiter // who waits, in order of arrival
+	// resting is how many at the front of each list rest, the one that began first in front.
+	resting [maxBufferShift - minBufferShift + 1]int
+	line    []*waiter // who waits, in order of arrival
 }
+
+// restBytes is how much of a class rests before one of it is lent again, while there is room for others.
+const restBytes = 8 << 20
 
 // waiter is a request for a buffer that did not fit.
 type waiter struct {
@@ -179,13 +186,28 @@ func (w *waiter) wait(cancel <-chan struct{}, starved func()) *buffer {
 
 // free gives b back to its pool.
 func (b *buffer) free() {
+	b.home.mu.Lock()
+	b.home.takeBackLocked(b, len(b.home.lists[b.class]))
+	b.home.mu.Unlock()
+}
+
+// rest is free for a buffer that the medium has taken bytes from by itself. What did so, often another
+// processor that plays the device of a virtual machine, has them in its cache by now; to receive into them again
+// at once costs more than into a buffer that nobody has used for a while (decision 28).
+func (b *buffer) rest() {
 	p := b.home
 	p.mu.Lock()
+	p.resting[b.class]++
+	p.takeBackLocked(b, p.resting[b.class]-1)
+	p.mu.Unlock()
+}
+
+// takeBackLocked makes b idle, at a place of its list.
+func (p *pool) takeBackLocked(b *buffer, at int) {
 	p.lent -= classBytes(b.class)
 	p.idle += classBytes(b.class)
-	p.lists[b.class] = append(p.lists[b.class], b)
+	p.lists[b.class] = slices.Insert(p.lists[b.class], at, b)
 	p.grantLocked()
-	p.mu.Unlock()
 }
 
 // grantLocked serves the line from its front.
@@ -200,9 +222,7 @@ func (p *pool) grantLocked() {
 // takeLocked lends a buffer; there is room for it.
 func (p *pool) takeLocked(class int) *buffer {
 	p.lent += classBytes(class)
-	if list := p.lists[class]; len(list) > 0 {
-		b := list[len(list)-1]
-		p.lists[class] = list[:len(list)-1]
+	if b := p.takeIdleLocked(class); b != nil {
 		p.idle -= classBytes(class)
 		return b
 	}
@@ -217,6 +237,24 @@ func (p *pool) takeLocked(class int) *buffer {
 	return &buffer{mem: mapPages(int(n)), class: class, home: p}
 }
 
+// takeIdleLocked takes an idle buffer out of its list, or returns nil if there is none but such as
+// should rest. The lent ones count the new one already.
+func (p *pool) takeIdleLocked(class int) *buffer {
+	list, resting := p.lists[class], p.resting[class]
+	if len(list) > resting {
+		b := list[len(list)-1]
+		p.lists[class] = list[:len(list)-1]
+		return b
+	}
+	if resting == 0 || int64(resting)*classBytes(class) < restBytes && p.lent+p.idle <= p.limit {
+		return nil
+	}
+	b := list[0]
+	p.lists[class] = slices.Delete(list, 0, 1)
+	p.resting[class]--
+	return b
+}
+
 // shrinkLocked gives idle buffers back to the kernel, largest first, until at most n
 // bytes lie idle.
 func (p *pool) shrinkLocked(n int64) {
@@ -228,6 +266,7 @@ func (p *pool) shrinkLocked(n int64) {
 			p.idle -= classBytes(class)
 		}
 		p.lists[class] = list
+		p.resting[class] = min(p.resting[class], len(list))
 	}
 }
 

@@ -179,6 +179,56 @@ func TestHugeBuffers(t *testing.T) {
 	}
 }
 
+// A buffer that the medium took bytes from is lent again when so many others of its class rest, or when
+// there is no room for another. Others are lent before it, the one used last first.
+func TestUsedBuffersRest(t *testing.T) {
+	const mib = 1 << 20
+	take := func(p *pool) *buffer {
+		t.Helper()
+		b, ok := p.get(mib, nil)
+		if !ok || p.lent+p.idle > p.limit {
+			t.Fatalf("%d bytes lent and %d idle, the limit is %d", p.lent, p.idle, p.limit)
+		}
+		return b
+	}
+	for _, tt := range []struct{ limit, rest int }{{16 * mib, restBytes / mib}, {4 * mib, 4}} {
+		p := &pool{limit: int64(tt.limit), starved: func() {}}
+		var rested []*buffer
+		for range tt.rest {
+			b := take(p)
+			for i, other := range rested {
+				if b == other {
+					t.Errorf("limit %d: with %d resting, no. %d is lent again", tt.limit, len(rested), i)
+				}
+			}
+			b.rest()
+			rested = append(rested, b)
+		}
+		for i := range 2 * tt.rest { // the oldest first
+			b := take(p)
+			if b != rested[i%tt.rest] {
+				t.Errorf("limit %d: buffer no. %d is another than what rests longest", tt.limit, i)
+			}
+			b.rest()
+		}
+		a, b := take(p), take(p)
+		a.free()
+		b.free()
+		if hot := take(p); hot != b {
+			t.Errorf("limit %d: not the buffer that was used last", tt.limit)
+		} else if next := take(p); next != a {
+			t.Errorf("limit %d: not the other that does not rest", tt.limit)
+		} else {
+			next.rest()
+			hot.free()
+		}
+		p.shrink()
+		if p.lent != 0 || p.idle != 0 || p.resting != (&pool{}).resting {
+			t.Errorf("limit %d: at the end %d bytes are lent, %d idle, resting %v", tt.limit, p.lent, p.idle, p.resting)
+		}
+	}
+}
+
 // Two buffers of 1 MiB that follow each other are halves of one huge page.
 func TestBuffersShareAHugePage(t *testing.T) {
 	p := &pool{limit: 16 << 20, starved: func() {}}

@@ -39,6 +39,13 @@ type CachedReader interface {
 	ReadCachedAt(p []byte, off int64) bool
 }
 
+// DirectWriter is a Device that may give the medium large payloads right out of their buffers, past the
+// host's page cache.
+type DirectWriter interface {
+	// WritesDirect reports whether the last large write did. It is a hint: nothing but speed depends on it.
+	WritesDirect() bool
+}
+
 // ErrDropped is WriteBatch's, Zero's and Trim's answer when admit refused. A Device that
 // does not know this package answers with an error of its own that has, anywhere in its
 // chain, a method Dropped() bool which returns true.

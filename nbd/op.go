@@ -26,6 +26,7 @@ type op struct {
 	bufBytes int       // what buf was asked for
 	received time.Time // when the last of the request's bytes were read
 	admit    func() bool
+	direct   bool // the medium took the payload out of buf
 
 	parts   [][]byte // READ, BLOCK_STATUS: the reply, in pieces of heads and buf
 	heads   []byte   // headers between the data
@@ -51,7 +52,7 @@ func (p *opCache) get() *op {
 // put keeps o.
 func (p *opCache) put(o *op) {
 	clear(o.parts)
-	o.c, o.buf, o.data[0] = nil, nil, nil
+	o.c, o.buf, o.data[0], o.direct = nil, nil, nil, false
 	o.parts, o.heads, o.pieces = o.parts[:0], o.heads[:0], o.pieces[:0]
 	p.pool.Put(o)
 }
@@ -122,7 +123,11 @@ func (o *op) perform() {
 // land gives everything back. Nobody may use o afterwards.
 func (o *op) land() {
 	c, n := o.c, o.bufBytes
-	o.buf.free()
+	if o.direct {
+		o.buf.rest()
+	} else {
+		o.buf.free()
+	}
 	c.server.ops.put(o)
 	c.flight.handBack(&c.server.buffers, n)
 }
@@ -144,6 +149,8 @@ func (o *op) write() {
 	if err == nil {
 		c.count.writes.Add(1)
 		c.count.bytesWritten.Add(o.req.length)
+		d, ok := c.export.Device.(DirectWriter)
+		o.direct = ok && d.WritesDirect()
 	}
 	if err == nil && o.req.flags&cfFUA != 0 {
 		c.flight.alsoAwaitFlush()

@@ -59,6 +59,12 @@ func (l *liveDisk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit 
 	return l.disk.WriteBatch(data, offsets, flush, admit)
 }
 
+func (l *liveDisk) WritesDirect() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.failed == nil && l.disk.WritesDirect()
+}
+
 func (l *liveDisk) Zero(off, n int64, punch bool, admit func() bool) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
