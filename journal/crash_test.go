@@ -32,6 +32,7 @@ type suite struct {
 	clients  int
 	requests int   // of each client
 	most     int64 // bytes of one request
+	flushed  int64 // Options.UnflushedBulk
 }
 
 // The sizes keep log and disk small, so that the log wraps, fills and is checkpointed many
@@ -39,6 +40,7 @@ type suite struct {
 func suites() []suite {
 	small := layout{name: "beside", disk: 1 << 20, journal: logStart + 512<<10}
 	inside := layout{name: "internal", internal: true, disk: 1 << 20, journal: 540 << 10}
+	flushed := layout{name: "flushed", disk: 1 << 20, journal: logStart + 512<<10}
 	large := layout{name: "large", disk: 4 << 20, journal: logStart + 4<<20}
 	in := func(l layout, mode jsuper.Mode, spare int64) layout {
 		l.mode, l.spare = mode, spare
@@ -54,6 +56,8 @@ func suites() []suite {
 		{layout: in(inside, jsuper.Ordered, 128<<10), clients: 1, requests: 70, most: 64 << 10},
 		{layout: in(small, jsuper.Ordered, 256<<10), clients: 3, requests: 30, most: 32 << 10},
 		{layout: in(large, jsuper.Auto, 0), clients: 1, requests: 32, most: 1 << 20},
+		// Bulk that begins a flush by itself, beside what clients do.
+		{layout: in(flushed, jsuper.Ordered, 0), clients: 1, requests: 40, most: 64 << 10, flushed: 8 << 10},
 	}
 }
 
@@ -64,15 +68,16 @@ func (s suite) String() string {
 // trial is a suite with its fresh disk, and a workload of its own.
 type trial struct {
 	suite
-	base *crashdisk.Group
-	all  []*client
+	base        *crashdisk.Group
+	all         []*client
+	softFlushes *uint64 // in all runs
 }
 
 // ready makes a suite's trial, in a test that runs beside others.
 func (s suite) ready(t *testing.T, seed int) trial {
 	t.Helper()
 	t.Parallel()
-	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, s.most, s.requests)}
+	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, s.most, s.requests), new(uint64)}
 }
 
 // eachSuite runs a test of each suite. Their workloads have the seeds from seed on.
@@ -110,7 +115,10 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		if crashes < 100 {
 			t.Errorf("only %d operations to crash at: the workload is too small to mean anything", crashes)
 		}
-		t.Logf("%d crash points, %d states", crashes, states)
+		if r.flushed > 0 && *r.softFlushes == 0 {
+			t.Errorf("no flush began by itself in %d runs", crashes)
+		}
+		t.Logf("%d crash points, %d states, %d flushes that began by themselves", crashes, states, *r.softFlushes)
 	})
 }
 
@@ -121,9 +129,10 @@ func (r trial) runUntil(t *testing.T, k int) (g *crashdisk.Group, crashed bool) 
 	reset(r.all)
 	g = r.base.KillImage()
 	g.CrashAt(k)
-	d, err := Open(r.parts(g), Options{BootID: thisBoot})
+	d, err := Open(r.parts(g), Options{BootID: thisBoot, UnflushedBulk: r.flushed})
 	if err == nil {
 		err = run(d, r.all)
+		*r.softFlushes += d.log.Stats().SoftFlushes
 		if err == nil {
 			err = d.Close(context.Background())
 		} else {
@@ -396,7 +405,7 @@ func (r trial) failAt(t *testing.T, k int, cause error, fault crashdisk.FlushFau
 	g.FailAt(k, cause)
 	what := func() string { return fmt.Sprintf("operation %d (%s) fails with %v", k, g.OpInfo(k), cause) }
 
-	d, err := Open(s.parts(g), Options{BootID: thisBoot})
+	d, err := Open(s.parts(g), Options{BootID: thisBoot, UnflushedBulk: r.flushed})
 	var incarnation uint64
 	if err == nil {
 		incarnation, _ = d.Incarnation()

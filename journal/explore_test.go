@@ -258,6 +258,7 @@ func drawScript(t *rapid.T) *script {
 	}
 	if s.mode != jsuper.Data {
 		s.spare = rapid.SampledFrom([]int64{0, 8 << 10, 32 << 10}).Draw(t, "spare")
+		s.flushed = rapid.SampledFrom([]int64{0, 0, 8 << 10, 24 << 10}).Draw(t, "flushed")
 	}
 	if s.internal = rapid.Bool().Draw(t, "internal"); s.internal {
 		s.journal = scriptLog - logStart + jsuper.ReservedBytes + blockBytes

@@ -107,7 +107,7 @@ func (p *player) enter(g *crashdisk.Group) (err error) {
 	if p.crash > 0 {
 		g.CrashAt(max(p.crash-p.used, 1))
 	}
-	p.d, err = Open(p.s.parts(g), Options{})
+	p.d, err = Open(p.s.parts(g), Options{UnflushedBulk: p.s.flushed})
 	return err
 }
 
@@ -256,7 +256,7 @@ func (p *player) end(finish bool) error {
 	if r, err := Inspect(p.s.parts(p.g), InspectOptions{VerifyAll: true}); err != nil || r.OverlayExtents != 0 {
 		return fmt.Errorf("after the end: %d extents are not home, %w", r.OverlayExtents, err)
 	}
-	d, err := Open(p.s.parts(p.g), Options{})
+	d, err := Open(p.s.parts(p.g), Options{UnflushedBulk: p.s.flushed})
 	p.d = d
 	return err
 }

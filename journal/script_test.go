@@ -13,6 +13,7 @@ import (
 // played again. One step a line:
 //
 //	disk 128K mode ordered spare 64K internal   first: the layout; all but the size optional
+//	disk 128K mode ordered flushed 16K           bulk flushes by itself each 16 KiB
 //	write 4K 8K seed 3 fua                       offset, length
 //	zero 0 100 keep                              keep the space
 //	trim 0 64K
@@ -36,7 +37,8 @@ import (
 // Without crash, every operation is one to crash at (explore_test.go). # begins a comment.
 type script struct {
 	layout
-	steps []step
+	flushed int64 // Options.UnflushedBulk
+	steps   []step
 
 	crash, image int // crash 0: not given
 	again, then  int
@@ -170,8 +172,12 @@ func (s *script) parseLayout(fields []string) (err error) {
 			if s.spare, err = size(fields[1]); err != nil {
 				return err
 			}
+		case "flushed":
+			if s.flushed, err = size(fields[1]); err != nil {
+				return err
+			}
 		default:
-			return fmt.Errorf("%q is none of mode, spare, internal", fields[0])
+			return fmt.Errorf("%q is none of mode, spare, flushed, internal", fields[0])
 		}
 		fields = fields[2:]
 	}
@@ -184,6 +190,9 @@ func (s *script) String() string {
 	fmt.Fprintf(&b, "disk %s mode %s", short(s.disk), s.mode)
 	if s.spare != 0 {
 		fmt.Fprintf(&b, " spare %s", short(s.spare))
+	}
+	if s.flushed != 0 {
+		fmt.Fprintf(&b, " flushed %s", short(s.flushed))
 	}
 	if s.internal {
 		b.WriteString(" internal")
