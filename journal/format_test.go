@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 
 	"jnbd/disk/crashdisk"
@@ -13,50 +14,76 @@ import (
 // at any operation: there is no journal then (the old superblock is gone, or torn), or a whole one. The
 // homes hold what they held.
 func TestCrashInFormat(t *testing.T) {
-	for _, written := range []bool{false, true} {
-		old := layout{name: "old", disk: 1 << 20, journal: logStart + 512<<10, mode: jsuper.Auto, spare: 1 << 20}
-		base := formatted(t, old)
-		d, err := Open(old.parts(base), Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := pattern(7, int(old.disk))
-		for off := 0; off < len(want); off += 128 << 10 {
-			write(t, d, want[off:][:128<<10], int64(off))
-		}
-		copy(want, pattern(8, 128<<10))
-		write(t, d, want[:128<<10], 0) // displaced, and brought home
-		if err := errors.Join(d.bringAllHome(t.Context(), nil), d.Close(t.Context())); err != nil {
-			t.Fatal(err)
-		}
-		base = base.KillImage()
-
-		l := old
-		l.written = written
-		crashes, none := 0, 0
-		for k := 1; ; k++ {
-			g := base.KillImage()
-			g.CrashAt(k)
-			_, err := Format(l.parts(g), l.format())
-			if err == nil && !g.Crashed() {
-				break
-			}
-			if !g.Crashed() {
-				t.Fatalf("crash at operation %d: failed before it: %v", k, err)
-			}
-			for seed, after := range g.Images(4) {
-				crashes++
-				if err := holds(t, l, after, want); errors.Is(err, jsuper.ErrNoJournal) || errors.Is(err, jsuper.ErrCorrupt) {
-					none++
-				} else if err != nil {
-					t.Errorf("written %v, crash at operation %d (%s), image %d: %v", written, k, g.OpInfo(k), seed, err)
+	const size = 1 << 20
+	beside := layout{name: "beside", disk: size, journal: logStart + 512<<10}
+	inside := layout{name: "internal", internal: true, disk: size, journal: 540 << 10}
+	for _, l := range []layout{beside, inside} {
+		for _, mode := range []jsuper.Mode{jsuper.Data, jsuper.Ordered, jsuper.Auto} {
+			l.mode = mode
+			for _, written := range []bool{false, true} {
+				if mode == jsuper.Data {
+					if written {
+						continue // it has no spare area
+					}
+				} else {
+					l.spare = size
 				}
+				l.written = written
+				t.Run(fmt.Sprintf("%s-%s-%v", mode, l.name, written), func(t *testing.T) {
+					t.Parallel()
+					crashInFormat(t, l)
+				})
 			}
-		}
-		if crashes < 20 || none == 0 || none == crashes {
-			t.Errorf("written %v: %d states, %d without a journal: the test tests too little", written, crashes, none)
 		}
 	}
+}
+
+func crashInFormat(t *testing.T, l layout) {
+	old := l
+	old.written = false
+	base := formatted(t, old)
+	d, err := Open(old.parts(base), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := pattern(7, int(old.disk))
+	for off := 0; off < len(want); off += 128 << 10 {
+		write(t, d, want[off:][:128<<10], int64(off))
+	}
+	copy(want, pattern(8, 128<<10))
+	write(t, d, want[:128<<10], 0)
+	if d.once != nil { // it was displaced
+		err = d.bringAllHome(t.Context(), nil)
+	}
+	if err := errors.Join(err, d.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	base = base.KillImage()
+
+	crashes, none := 0, 0
+	for k := 1; ; k++ {
+		g := base.KillImage()
+		g.CrashAt(k)
+		_, err := Format(l.parts(g), l.format())
+		if err == nil && !g.Crashed() {
+			break
+		}
+		if !g.Crashed() {
+			t.Fatalf("crash at operation %d: failed before it: %v", k, err)
+		}
+		for seed, after := range g.Images(4) {
+			crashes++
+			if err := holds(t, l, after, want); errors.Is(err, jsuper.ErrNoJournal) || errors.Is(err, jsuper.ErrCorrupt) {
+				none++
+			} else if err != nil {
+				t.Errorf("crash at operation %d (%s), image %d: %v", k, g.OpInfo(k), seed, err)
+			}
+		}
+	}
+	if crashes < 20 || none == 0 || none == crashes {
+		t.Errorf("%d states, %d without a journal: the test tests too little", crashes, none)
+	}
+	t.Logf("%d states, %d without a journal", crashes, none)
 }
 
 // holds compares the homes, and the disk, if it has a journal.
