@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"jnbd/nbd/nbdclient"
@@ -19,33 +18,30 @@ type randomWrites struct {
 	conns     int // that do this at the same time, with such a depth each; 0: one
 }
 
+// run is one turn, as long as the measurement.
 func (l randomWrites) run(c *config, p *process) (result, error) {
-	most := min(c.lastingBytes*45/100/logBytes(l.bytes, l.flushEach == 1), mostExtents)
-	conns := max(l.conns, 1)
-	tallies, failed := make([]*tally, conns), make([]error, conns)
-	var running sync.WaitGroup
-	for i := range conns {
-		from := l.source(c.diskBytes, most/int64(conns), c.runtime, uint64(i))
-		running.Go(func() { tallies[i], failed[i] = runClient(p.uri(), l.depth, from) })
-	}
-	running.Wait()
-	if err := errors.Join(failed...); err != nil {
+	all, err := l.connect(c, p, c.runtime)
+	if err != nil {
 		return result{}, err
 	}
-	for _, t := range tallies[1:] {
-		tallies[0].join(t)
-	}
-	return tallies[0].result(), nil
+	_, err = all.turn()
+	r, ended := all.end()
+	return r, errors.Join(err, ended)
 }
 
-// begin is the same in turns.
+// begin is many short ones.
 func (l randomWrites) begin(c *config, p *process) (player, error) {
+	return l.connect(c, p, turnLength)
+}
+
+func (l randomWrites) connect(c *config, p *process, turn time.Duration) (*clients, error) {
+	conns := max(l.conns, 1)
 	most := min(c.lastingBytes*45/100/logBytes(l.bytes, l.flushEach == 1), mostExtents)
 	var sources []source
-	for i := range max(l.conns, 1) {
-		sources = append(sources, l.source(c.diskBytes, most/int64(max(l.conns, 1)), readyTimeout, uint64(i)))
+	for i := range conns {
+		sources = append(sources, l.source(c.diskBytes, most/int64(conns), readyTimeout, uint64(i)))
 	}
-	return (&clients{length: turnLength, left: c.runtime}).connect(p.uri(), l.depth, sources)
+	return (&clients{length: turn, left: c.runtime}).connect(p.uri(), l.depth, sources)
 }
 
 // source gives at most so many writes, and none any more when the time is over. Every seed has
