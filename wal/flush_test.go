@@ -42,8 +42,7 @@ func TestGroupCommit(t *testing.T) {
 			t.Errorf("flush of nothing new: %+v", p)
 		}
 		var wg sync.WaitGroup
-		ask := func() {
-			want := l.Stats().NextSeq
+		ask := func(want uint64) {
 			wg.Go(func() { // ends when its flush is let through
 				if p, err := l.Flush(); err != nil || p.Seq < want {
 					t.Errorf("flush: %+v, %v; want a barrier at or after seq %d", p, err, want)
@@ -51,16 +50,22 @@ func TestGroupCommit(t *testing.T) {
 			})
 		}
 		appendOne(t, l, numbered(0, 100))
-		ask()
+		ask(l.Stats().NextSeq)
 		<-g.entered
-		head := l.Stats().Head
-		ask() // nothing was appended since the barrier: the first flush answers this one too
+		head, barrier := l.Stats().Head, l.Stats().NextSeq-1
+		// Nothing was appended since the barrier: the first flush answers this one too.
+		wg.Go(func() {
+			if p, err := l.Flush(); err != nil || p.Seq != barrier || p.Pos != head {
+				t.Errorf("flush: %+v, %v; want the barrier %d at head %#x", p, err, barrier, head)
+			}
+		})
+		synctest.Wait()
 		for n := range uint64(50) {
 			pos := appendOne(t, l, numbered(1+n, 100))
 			if n == 0 && frameOf(pos) != alignUp(head, SectorBytes) {
 				t.Errorf("frame at %#x after a flush began at head %#x", frameOf(pos), head)
 			}
-			ask()
+			ask(l.Stats().NextSeq)
 		}
 		synctest.Wait() // all of them wait for something
 		if d, n := l.Stats().DurableUpTo, g.flushes.Load(); d >= head || n != 2 {
