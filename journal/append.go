@@ -115,6 +115,7 @@ func (d *Disk) WriteBatch(data [][]byte, offsets []int64, flush bool, admit func
 			if handled {
 				continue
 			}
+			d.once.direct.Store(false)
 		}
 		p.recs = appendData(p.recs, b, offsets[i], d.maxPayload)
 		p.bytes += n

@@ -29,6 +29,9 @@ import (
 // makes those homes the bases of their blocks, and step 5 stores the bases before that barrier and
 // the superblock that names them. Places that durable changes gave up become usable again.
 //
+// A batch that is made because the disk is idle may be given up in step 2, when a client comes back: until
+// then only homes were written, with what the log holds (decision 27).
+//
 // Only durable records go home (step 1), so a crash at any point leaves homes that replay
 // of [old tail, …) makes right again, and a cut at a barrier never cuts off what is home.
 // d.checkpointMu makes this the only writer of homes and superblock.

@@ -45,9 +45,12 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 		q.recs = appendData(q.recs, p[:edge], off, d.maxPayload)
 		q.bytes += edge
 	}
+	direct := false
 	for _, t := range res.Targets() {
 		part := p[t.Block*blockBytes-off:][:t.N*blockBytes]
-		if err := d.writeTarget(part, t.Home, t.Block, t.Slot); err != nil {
+		past, err := d.writeTarget(part, t.Home, t.Block, t.Slot)
+		direct = direct || past
+		if err != nil {
 			res.Abort()
 			if refusedSpace(err) {
 				return false, nil
@@ -57,6 +60,7 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part, castagnoli)))
 	}
 	res.Written()
+	o.direct.Store(direct)
 	if edge := last*blockBytes - off; edge < int64(len(p)) {
 		q.recs = appendData(q.recs, p[edge:], last*blockBytes, d.maxPayload)
 		q.bytes += int64(len(p)) - edge
@@ -75,29 +79,26 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	return !errors.Is(err, errStolen), err
 }
 
-// writeTarget is step 2 for one destination.
-func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) error {
+// writeTarget is step 2 for one destination. It tells whether the page cache was passed.
+func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) (direct bool, err error) {
 	if home {
 		if _, err := d.home.WriteAt(p, block*blockBytes); err != nil {
-			return fmt.Errorf("write %d bytes in place at %d: %w", len(p), block*blockBytes, err)
+			return false, fmt.Errorf("write %d bytes in place at %d: %w", len(p), block*blockBytes, err)
 		}
 		d.once.homeDirty.Store(true)
-		d.once.slots.direct.Store(false)
 		d.writeBackEarly(d.once.homeBytes.Add(uint64(len(p))), uint64(len(p)))
-		return nil
+		return false, nil
 	}
-	if err := d.once.slots.write(p, slot); err != nil {
-		return fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), slot, err)
+	if direct, err = d.once.slots.write(p, slot); err != nil {
+		return direct, fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), slot, err)
 	}
 	d.once.spareBytes.Add(uint64(len(p)))
-	return nil
+	return direct, nil
 }
 
-// WritesDirect reports whether the last write that went out once did so past the page cache, from
-// the caller's own buffer. It is a hint for who lends such buffers.
-func (d *Disk) WritesDirect() bool {
-	return d.once != nil && d.once.slots != nil && d.once.slots.direct.Load()
-}
+// WritesDirect reports whether the last bulk write went past the page cache, from the caller's own
+// buffer. It is a hint for who lends such buffers.
+func (d *Disk) WritesDirect() bool { return d.once != nil && d.once.direct.Load() }
 
 // earlyBytes is how much is written in place before the medium is given it. Less would have the
 // kernel write a large page of its cache twice more often.

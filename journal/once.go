@@ -35,6 +35,7 @@ type once struct {
 
 	generation uint64      // guarded by checkpointMu; of the stored state in the superblock
 	unsaved    bool        // guarded by checkpointMu; a checkpoint has changed bases, and no superblock tells it yet
+	direct     atomic.Bool // the last bulk write went past the page cache; a hint
 	homeDirty  atomic.Bool // a home was written in place since the last flush of the backing began
 
 	// fresh are the ranges that were written once since the last flush, with the positions

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
-	"sync/atomic"
 
 	"jnbd/disk"
 	"jnbd/jsuper"
@@ -42,8 +41,7 @@ type slots struct {
 	dev              disk.Device
 	directFrom, upTo int64 // bytes of the area that are written past the page cache
 	step             int64
-	keep             bool        // the host gets no space back
-	direct           atomic.Bool // the last bulk write went past the page cache
+	keep             bool // the host gets no space back
 
 	mu    sync.Mutex
 	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
@@ -85,13 +83,13 @@ func (s *slots) keepApart(state *ordered.State) {
 	state.KeepApart(s.upTo/blockBytes, shortRun)
 }
 
-// write writes p to the slots from slot on. After an error any of it may have been written.
-func (s *slots) write(p []byte, slot int64) error {
+// write writes p to the slots from slot on, and tells whether any of it went past the page cache. After an
+// error any of it may have been written.
+func (s *slots) write(p []byte, slot int64) (direct bool, err error) {
 	off, n := slot*blockBytes, int64(len(p))
 	if err := s.takeSpace(off, n); err != nil {
-		return err
+		return false, err
 	}
-	direct := false
 	for len(p) > 0 {
 		write, k := s.dev.WriteAt, n
 		switch {
@@ -102,12 +100,11 @@ func (s *slots) write(p []byte, slot int64) error {
 			direct = true
 		}
 		if _, err := write(p[:k], off); err != nil {
-			return err
+			return direct, err
 		}
 		p, off, n = p[k:], off+k, n-k
 	}
-	s.direct.Store(direct)
-	return nil
+	return direct, nil
 }
 
 func (s *slots) writePast(p []byte, off int64) (int, error) { return disk.WriteDirect(s.dev, p, off) }

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
@@ -112,34 +113,18 @@ func TestNoUnitIsWrittenBothWays(t *testing.T) {
 	}
 }
 
-// TestWritesDirect: the disk tells which of two ways the last bulk took.
+// TestWritesDirect: the disk tells which way the last bulk took, also with so little spare that some of it
+// goes through the log.
 func TestWritesDirect(t *testing.T) {
-	for _, mode := range []jsuper.Mode{jsuper.Ordered, jsuper.Auto} {
-		l := layout{name: "direct", disk: 24 << 20, journal: logStart + 8<<20, mode: mode}
-		d, h, g := onHost(t, l)
-		ways := ""
-		for i := range uint64(12) {
-			h.mu.Lock()
-			clear(h.direct)
-			h.mu.Unlock()
-			write(t, d, pattern(i, 512<<10), 0)
-			if i%3 == 2 { // homes are free again
-				if err := d.Sync(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			h.mu.Lock()
-			direct := len(h.direct) > 0
-			h.mu.Unlock()
-			if d.WritesDirect() != direct {
-				t.Errorf("mode %s, write %d: past the page cache %v, want %v", mode, i, d.WritesDirect(), direct)
-			}
-			ways += map[bool]string{true: "d", false: "c"}[direct]
-		}
-		if !strings.Contains(ways, "cd") || !strings.Contains(ways, "dc") {
-			t.Errorf("mode %s: the writes took the ways %s, want changes of both kinds", mode, ways)
-		}
-		closed(t, d, l, g)
+	for _, l := range []layout{
+		{mode: jsuper.Ordered},
+		{mode: jsuper.Auto},
+		{mode: jsuper.Auto, spare: 6 << 20},
+	} {
+		t.Run(fmt.Sprintf("%s-%d", l.mode, l.spare), func(t *testing.T) {
+			l.name, l.disk, l.journal = "direct", 24<<20, logStart+8<<20
+			writesDirect(t, l)
+		})
 	}
 	d, g := opened(t, tiny, Options{})
 	write(t, d, pattern(1, 128<<10), 0)
@@ -147,6 +132,42 @@ func TestWritesDirect(t *testing.T) {
 		t.Error("mode data: past the page cache")
 	}
 	closed(t, d, tiny, g)
+}
+
+func writesDirect(t *testing.T, l layout) {
+	d, h, g := onHost(t, l)
+	ways := ""
+	for i := range int64(50) {
+		h.mu.Lock()
+		clear(h.direct)
+		h.mu.Unlock()
+		before := d.Stats().LoggedBytes
+		write(t, d, pattern(uint64(i), 512<<10), i%20*(512<<10))
+		if i%6 == 5 { // homes are free again
+			if err := d.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.mu.Lock()
+		direct := len(h.direct) > 0
+		h.mu.Unlock()
+		if d.WritesDirect() != direct {
+			t.Errorf("write %d: past the page cache %v, want %v (so far %s)", i, d.WritesDirect(), direct, ways)
+		}
+		switch {
+		case direct:
+			ways += "d"
+		case d.Stats().LoggedBytes-before > 512<<10:
+			ways += "l"
+		default:
+			ways += "c"
+		}
+	}
+	t.Log(ways)
+	if !strings.Contains(ways, "cd") || !strings.Contains(ways, "d") || strings.Contains(ways, "l") != (l.spare > 0) {
+		t.Errorf("the writes took the ways %s: cache, direct, and log if spare is short", ways)
+	}
+	closed(t, d, l, g)
 }
 
 // TestWrittenSpareKeepsItsSpace: a spare area that was written with the disk has all of its space
