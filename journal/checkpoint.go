@@ -56,7 +56,7 @@ func (d *Disk) checkpointLoop() {
 				continue // the next tick tries again
 			}
 		case <-tick.C:
-			idle = time.Since(d.started)-time.Duration(d.lastChange.Load()) >= idleAfter
+			idle = d.idle()
 		}
 		if d.once != nil && d.sweep(idle) != nil {
 			return // poisoned: told to every caller, nothing left to do here

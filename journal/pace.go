@@ -87,12 +87,16 @@ func (d *Disk) kickCheckpoint() {
 	}
 }
 
+// idle reports whether nobody has changed the disk for idleAfter.
+func (d *Disk) idle() bool {
+	return time.Since(d.started)-time.Duration(d.lastChange.Load()) >= idleAfter
+}
+
 // whileIdle repeats work that nobody waits for until it moves nothing, fails, or a client changes the
 // disk, of which changed tells. Between two it rests as long as the last one took, so that half of the
 // medium's time is anybody's.
 func (d *Disk) whileIdle(work func(changed func() bool) (moved bool, err error)) error {
-	last := d.lastChange.Load()
-	changed := func() bool { return d.lastChange.Load() != last || d.closing.Load() }
+	changed := func() bool { return !d.idle() || d.closing.Load() }
 	for !changed() {
 		began := time.Now()
 		if moved, err := work(changed); err != nil || !moved {
