@@ -195,6 +195,7 @@ func TestSlowClientIsKept(t *testing.T) {
 			slow, other := connect(), connect()
 			whole := encodeRequest(cmdWrite, 0, 1, 0, huge, make([]byte, huge))
 			slow.write(whole[:1000])
+			synctest.Wait() // the loan is the slow one's
 			waited := make(chan time.Duration, 1)
 			go func() { waited <- other.slowMust(cmdWrite, huge) }()
 			for rest := whole[1000:]; len(rest) > 0; {
