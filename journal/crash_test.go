@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -31,7 +32,8 @@ type suite struct {
 	layout
 	clients  int
 	requests int   // of each client
-	most     int64 // bytes of one request
+	least    int64 // bytes of one request; 0 for 1
+	most     int64
 	flushed  int64 // Options.UnflushedBulk
 }
 
@@ -42,6 +44,7 @@ func suites() []suite {
 	inside := layout{name: "internal", internal: true, disk: 1 << 20, journal: 540 << 10}
 	flushed := layout{name: "flushed", disk: 1 << 20, journal: logStart + 512<<10}
 	large := layout{name: "large", disk: 4 << 20, journal: logStart + 4<<20}
+	crowd := layout{name: "crowd", disk: 1 << 20, journal: logStart + 1<<20}
 	in := func(l layout, mode jsuper.Mode, spare int64) layout {
 		l.mode, l.spare = mode, spare
 		return l
@@ -56,6 +59,8 @@ func suites() []suite {
 		{layout: in(inside, jsuper.Ordered, 128<<10), clients: 1, requests: 70, most: 64 << 10},
 		{layout: in(small, jsuper.Ordered, 256<<10), clients: 3, requests: 30, most: 32 << 10},
 		{layout: in(large, jsuper.Auto, 0), clients: 1, requests: 40, most: 1 << 20},
+		// Bulk of several clients, which takes turns to get to spare.
+		{layout: in(crowd, jsuper.Auto, 4<<20), clients: 3, requests: 16, least: 64 << 10, most: 256 << 10},
 		// Bulk that begins a flush by itself, beside what clients do.
 		{layout: in(flushed, jsuper.Ordered, 0), clients: 1, requests: 40, most: 64 << 10, flushed: 8 << 10},
 	}
@@ -77,7 +82,7 @@ type trial struct {
 func (s suite) ready(t *testing.T, seed int) trial {
 	t.Helper()
 	t.Parallel()
-	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, s.most, s.requests), new(uint64)}
+	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, max(s.least, 1), s.most, s.requests), new(uint64)}
 }
 
 // eachSuite runs a test of each suite. Their workloads have the seeds from seed on.
@@ -130,6 +135,9 @@ func (r trial) runUntil(t *testing.T, k int) (g *crashdisk.Group, crashed bool) 
 	g = r.base.KillImage()
 	g.CrashAt(k)
 	d, err := Open(r.parts(g), Options{BootID: thisBoot, UnflushedBulk: r.flushed})
+	if r.clients > 1 { // a medium takes its time, and another client comes meanwhile
+		g.OnOp(func(int, string) { runtime.Gosched() })
+	}
 	if err == nil {
 		err = run(d, r.all)
 		*r.softFlushes += d.log.Stats().SoftFlushes
@@ -281,7 +289,7 @@ func (s suite) crashRecovery(t *testing.T, g *crashdisk.Group, all []*client, k 
 func TestCutAtBarrier(t *testing.T) {
 	s := suite{layout: layout{disk: 1 << 20, journal: logStart + 2<<20}, clients: 1, requests: 60, most: 8 << 10}
 	base := formatted(t, s.layout)
-	all := workload(42, s.clients, s.disk, s.most, s.requests)
+	all := workload(42, s.clients, s.disk, max(s.least, 1), s.most, s.requests)
 	// The log is large enough that no checkpoint makes a barrier of its own.
 	barriers := map[int]bool{0: true}
 	changes := 0

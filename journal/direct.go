@@ -13,8 +13,9 @@ import (
 //
 //  1. Its whole blocks get destinations: their homes where those are empty and nothing
 //     logged waits for them, else spare slots. If there is no room, the log takes it all.
-//  2. The bytes are written there, outside of every lock; nothing refers to them yet. If the
-//     host has no space for them, the log takes it all, and the homes are as empty as before.
+//  2. The bytes are written there, outside of every lock; nothing refers to them yet. What goes
+//     past the page cache goes in groups (turnstile.go). If the host has no space for them, the
+//     log takes it all, and the homes are as empty as before.
 //  3. One append of MAP records, each with the checksum of what it speaks of, gives the
 //     write its place in the order; pieces of blocks at its edges go along as DATA.
 //  4. Under the locks of the append the destinations become the blocks' bases.
@@ -45,22 +46,27 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 		q.recs = appendData(q.recs, p[:edge], off, d.maxPayload)
 		q.bytes += edge
 	}
-	direct := false
-	for _, t := range res.Targets() {
-		part := p[t.Block*blockBytes-off:][:t.N*blockBytes]
-		past, err := d.writeTarget(part, t.Home, t.Block, t.Slot)
-		direct = direct || past
-		if err != nil {
+	targets := res.Targets()
+	part := func(t ordered.Target) []byte { return p[t.Block*blockBytes-off:][:t.N*blockBytes] }
+	for _, t := range targets {
+		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part(t), castagnoli)))
+	}
+	past := o.slots.takePast(targets)
+	if past {
+		o.slots.turns.enter()
+		defer o.slots.turns.leave()
+	}
+	for _, t := range targets {
+		if err := d.writeTarget(part(t), t); err != nil {
 			res.Abort()
 			if refusedSpace(err) {
 				return false, nil
 			}
 			return true, d.poisonWith(err)
 		}
-		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part, castagnoli)))
 	}
 	res.Written()
-	o.direct.Store(direct)
+	o.direct.Store(past)
 	if edge := last*blockBytes - off; edge < int64(len(p)) {
 		q.recs = appendData(q.recs, p[edge:], last*blockBytes, d.maxPayload)
 		q.bytes += int64(len(p)) - edge
@@ -79,21 +85,21 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	return !errors.Is(err, errStolen), err
 }
 
-// writeTarget is step 2 for one destination. It tells whether the page cache was passed.
-func (d *Disk) writeTarget(p []byte, home bool, block, slot int64) (direct bool, err error) {
-	if home {
-		if _, err := d.home.WriteAt(p, block*blockBytes); err != nil {
-			return false, fmt.Errorf("write %d bytes in place at %d: %w", len(p), block*blockBytes, err)
+// writeTarget is step 2 for one destination.
+func (d *Disk) writeTarget(p []byte, t ordered.Target) error {
+	if t.Home {
+		if _, err := d.home.WriteAt(p, t.Block*blockBytes); err != nil {
+			return fmt.Errorf("write %d bytes in place at %d: %w", len(p), t.Block*blockBytes, err)
 		}
 		d.once.homeDirty.Store(true)
 		d.writeBackEarly(d.once.homeBytes.Add(uint64(len(p))), uint64(len(p)))
-		return false, nil
+		return nil
 	}
-	if direct, err = d.once.slots.write(p, slot); err != nil {
-		return direct, fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), slot, err)
+	if err := d.once.slots.write(p, t.Slot); err != nil {
+		return fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), t.Slot, err)
 	}
 	d.once.spareBytes.Add(uint64(len(p)))
-	return direct, nil
+	return nil
 }
 
 // WritesDirect reports whether the last bulk write went past the page cache, from the caller's own

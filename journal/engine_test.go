@@ -77,7 +77,7 @@ func TestReadsSeeWrites(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	for i := range 400 {
 		c := &client{off: 0, size: tiny.disk}
-		o := randomOp(rng, c, 40<<10)
+		o := randomOp(rng, c, 1, 40<<10)
 		if !o.changes() {
 			continue
 		}

@@ -82,14 +82,14 @@ type client struct {
 var modelSeed = maphash.MakeSeed()
 
 // workload makes clients by seed, over a disk of size bytes, with requests up to most bytes.
-func workload(seed uint64, clients int, size, most int64, requests int) []*client {
+func workload(seed uint64, clients int, size, least, most int64, requests int) []*client {
 	rng := rand.New(rand.NewPCG(seed, 99))
 	all := make([]*client, clients)
 	share := size / int64(clients) / modelBlock * modelBlock
 	for i := range all {
 		c := &client{off: int64(i) * share, size: share}
 		for range requests {
-			c.ops = append(c.ops, randomOp(rng, c, most))
+			c.ops = append(c.ops, randomOp(rng, c, least, most))
 		}
 		c.play()
 		all[i] = c
@@ -97,11 +97,11 @@ func workload(seed uint64, clients int, size, most int64, requests int) []*clien
 	return all
 }
 
-func randomOp(rng *rand.Rand, c *client, most int64) op {
+func randomOp(rng *rand.Rand, c *client, least, most int64) op {
 	o := op{fill: rng.Uint64(), punch: rng.IntN(2) == 0}
-	// Sizes from 1 byte to most, all magnitudes alike; half of them in whole blocks.
+	// Sizes from least to most, all magnitudes alike; half of them in whole blocks.
 	n := int64(1) << rng.IntN(21)
-	for n > most || n > c.size {
+	for n < least || n > most || n > c.size {
 		n = int64(1) << rng.IntN(21)
 	}
 	n = min(n+rng.Int64N(n), most, c.size)

@@ -16,6 +16,7 @@ import (
 //   - A long run goes past the page cache. An overwritten block leaves a home in the cache that
 //     nobody reads again; a cached slot beside it would hold the disk in memory twice, and to
 //     get that memory costs more than the write (decision 16).
+//     Such writes take turns in groups (turnstile.go).
 //   - A short run goes through the page cache: a wait for the medium each would cost more.
 //   - The host gets asked for space before it is written to, a step ahead, so that a host that
 //     is full sends the write to the log instead of failing it (DESIGN.md, trap 10), and the
@@ -41,7 +42,8 @@ type slots struct {
 	dev              disk.Device
 	directFrom, upTo int64 // bytes of the area that are written past the page cache
 	step             int64
-	keep             bool // the host gets no space back
+	keep             bool      // the host gets no space back
+	turns            turnstile // of writes past the page cache
 
 	mu    sync.Mutex
 	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
@@ -83,12 +85,25 @@ func (s *slots) keepApart(state *ordered.State) {
 	state.KeepApart(s.upTo/blockBytes, shortRun)
 }
 
-// write writes p to the slots from slot on, and tells whether any of it went past the page cache. After an
-// error any of it may have been written.
-func (s *slots) write(p []byte, slot int64) (direct bool, err error) {
+// takePast reports whether targets are slots only, some of them written past the page cache. Then none is
+// a home that the checkpointer may wait for.
+func (s *slots) takePast(targets []ordered.Target) bool {
+	past := false
+	for _, t := range targets {
+		if t.Home {
+			return false
+		}
+		off := t.Slot * blockBytes
+		past = past || off < s.upTo && off+t.N*blockBytes > s.directFrom
+	}
+	return past
+}
+
+// write writes p to the slots from slot on. After an error any of it may have been written.
+func (s *slots) write(p []byte, slot int64) error {
 	off, n := slot*blockBytes, int64(len(p))
 	if err := s.takeSpace(off, n); err != nil {
-		return false, err
+		return err
 	}
 	for len(p) > 0 {
 		write, k := s.dev.WriteAt, n
@@ -97,14 +112,13 @@ func (s *slots) write(p []byte, slot int64) (direct bool, err error) {
 			k = min(n, s.directFrom-off)
 		case off < s.upTo:
 			write, k = s.writePast, min(n, s.upTo-off)
-			direct = true
 		}
 		if _, err := write(p[:k], off); err != nil {
-			return direct, err
+			return err
 		}
 		p, off, n = p[k:], off+k, n-k
 	}
-	return direct, nil
+	return nil
 }
 
 func (s *slots) writePast(p []byte, off int64) (int, error) { return disk.WriteDirect(s.dev, p, off) }
