@@ -243,7 +243,8 @@ func (d *Disk) reclaim(giveBack bool) error {
 }
 
 // sweep is the write-once side's share of the background work: places that durable changes
-// gave up become usable again, and when the disk is idle some displaced blocks go home.
+// gave up become usable again, and when the disk is idle some displaced blocks go home. What became
+// free in spare under load is the host's again when nothing is displaced any more.
 func (d *Disk) sweep(idle bool) error {
 	d.checkpointMu.Lock()
 	err := d.reclaim(idle)
@@ -251,10 +252,29 @@ func (d *Disk) sweep(idle bool) error {
 	if err != nil {
 		return d.poisonWith(err)
 	}
-	if idle && !d.closing.Load() {
-		return d.homeIdle()
+	if !idle || d.closing.Load() {
+		return nil
 	}
-	return nil
+	if err := d.homeIdle(); err != nil {
+		return err
+	}
+	return d.giveBackIdle()
+}
+
+// giveBackIdle gives the host the space of spare slots, once none is in use.
+func (d *Disk) giveBackIdle() error {
+	return d.whileIdle(func(func() bool) (bool, error) {
+		d.checkpointMu.Lock()
+		defer d.checkpointMu.Unlock()
+		if d.poison.Load() != nil || d.once.state.Stats().SpareUsed > 0 {
+			return false, nil
+		}
+		given, err := d.once.slots.giveBackStep(d.once.state)
+		if err != nil {
+			return false, d.poisonWith(err)
+		}
+		return given, nil
+	})
 }
 
 // makeRoom reclaims places that are in quarantine only because nobody asked for a barrier.

@@ -47,12 +47,13 @@ type slots struct {
 
 	mu    sync.Mutex
 	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
+	held  map[int64]struct{} // guarded by mu; steps that have some of it
 }
 
 // newSlots is the spare area of a disk. Short runs occur in mode ordered only, where every
 // write of whole blocks goes out once.
 func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
-	s := &slots{dev: dev, taken: map[int64]struct{}{}, keep: sb.Compat&jsuper.FeatureKeepSpare != 0}
+	s := &slots{dev: dev, taken: map[int64]struct{}{}, held: map[int64]struct{}{}, keep: sb.Compat&jsuper.FeatureKeepSpare != 0}
 	s.step = min(spareStep, max(1<<20, int64(1)<<bits.Len64(uint64(sb.SpareBytes/16))))
 	s.directFrom = alignUp(sb.SpareOffset, cacheUnit) - sb.SpareOffset
 	s.upTo = sb.SpareBytes
@@ -131,6 +132,7 @@ func (s *slots) takeSpace(off, n int64) error {
 		if _, ok := s.taken[at]; ok {
 			continue
 		}
+		s.held[at] = struct{}{}
 		from := at * s.step
 		err := disk.Allocate(s.dev, from, min(s.step, s.dev.Size()-from))
 		if refusedSpace(err) { // a whole step is more than is needed
@@ -152,7 +154,7 @@ func ignoreUnsupported(err error) error {
 }
 
 // giveBack gives the host the space of slots that nobody uses, unless it is to be kept. What a step has
-// beyond them stays until the disk is closed.
+// beyond them stays until giveBackStep.
 func (s *slots) giveBack(r ordered.Run) error {
 	if s.keep {
 		return nil
@@ -167,4 +169,29 @@ func (s *slots) giveBack(r ordered.Run) error {
 		return fmt.Errorf("give back %d spare slots at %d: %w", r.N, r.Start, err)
 	}
 	return nil
+}
+
+// giveBackStep gives the host the space of one step of which no slot is in use, unless it is to be kept. It
+// reports whether there was one. What was taken before the disk was opened stays until it is closed.
+func (s *slots) giveBackStep(state *ordered.State) (given bool, err error) {
+	if s.keep {
+		return false, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := range s.held {
+		off := at * s.step
+		n := min(s.step, s.dev.Size()-off)
+		if !state.TakeSlots(off/blockBytes, n/blockBytes) {
+			continue
+		}
+		defer state.ReturnSlots(off/blockBytes, n/blockBytes)
+		delete(s.taken, at)
+		delete(s.held, at)
+		if err := disk.Discard(s.dev, off, n); err != nil {
+			return false, fmt.Errorf("give back %d bytes of free spare slots at %d: %w", n, off, err)
+		}
+		return true, nil
+	}
+	return false, nil
 }

@@ -175,7 +175,8 @@ func writesDirect(t *testing.T, l layout) {
 }
 
 // TestWrittenSpareKeepsItsSpace: a spare area that was written with the disk has all of its space
-// then, and after its slots were used and freed; another one has none, and gives it back.
+// then, and after its slots were used and freed; another one has none, and gives it back: what becomes
+// free under load once the disk is idle.
 func TestWrittenSpareKeepsItsSpace(t *testing.T) {
 	for _, written := range []bool{false, true} {
 		l := layout{name: "written", disk: 8 << 20, journal: logStart + 8<<20, mode: jsuper.Auto, spare: 4 << 20, written: written}
@@ -217,7 +218,7 @@ func TestWrittenSpareKeepsItsSpace(t *testing.T) {
 		}
 		displace(t, d, 0, 1<<20)
 		used := space()
-		reclaim := func() {
+		reclaim := func(giveBack bool) {
 			t.Helper()
 			// A flush has the checkpointer reclaim as under load, which keeps the space: not now.
 			d.checkpointMu.Lock()
@@ -228,13 +229,13 @@ func TestWrittenSpareKeepsItsSpace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := d.reclaim(true); err != nil {
+			if err := d.reclaim(giveBack); err != nil {
 				t.Fatal(err)
 			}
 		}
-		reclaim()                         // the homes
+		reclaim(true)                     // the homes
 		write(t, d, pattern(3, 1<<20), 0) // goes there
-		reclaim()                         // the slots
+		reclaim(true)                     // the slots
 		want := used - 1<<20              // what its step has beyond it stays
 		if written {
 			want = sb.SpareBytes
@@ -243,6 +244,24 @@ func TestWrittenSpareKeepsItsSpace(t *testing.T) {
 			t.Errorf("written %v: no slot is in use, and %d bytes of the spare area have space, want %d", written, got, want)
 		}
 		expect(t, d, 0, pattern(3, 1<<20))
+		write(t, d, pattern(4, 1<<20), 0) // to spare
+		reclaim(false)
+		write(t, d, pattern(5, 1<<20), 0) // home
+		reclaim(false)
+		if got := space(); got < 1<<20 || d.once.state.Stats().SpareUsed > 0 {
+			t.Errorf("written %v: %d bytes of spare have space under load, %+v", written, got, d.once.state.Stats())
+		}
+		d.lastChange.Store(-int64(idleAfter))
+		if err := d.giveBackIdle(); err != nil {
+			t.Fatal(err)
+		}
+		if !written {
+			want = 0
+		}
+		if got := space(); got != want {
+			t.Errorf("written %v: %d bytes of spare have space on an idle disk", written, got)
+		}
+		displace(t, d, 0, 1<<20) // asks for space again
 		if err := d.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}

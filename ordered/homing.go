@@ -1,5 +1,7 @@
 package ordered
 
+import "fmt"
+
 // examine is how many runs are looked at under one hold of the lock, so that a walk over
 // millions of runs never stops writers for long.
 const examine = 1024
@@ -142,4 +144,27 @@ func (s *State) AbsentRuns(from int64, most int) []Run {
 		at += n
 	}
 	return runs
+}
+
+// TakeSlots takes [slot, slot+n) for the caller if all of it is free, and reports whether it is: no
+// direct write gets one of these before ReturnSlots, and the host may have their space.
+func (s *State) TakeSlots(slot, n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mustBeLiveLocked("TakeSlots")
+	return s.spare.take(slot, n)
+}
+
+// ReturnSlots ends what TakeSlots began.
+func (s *State) ReturnSlots(slot, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.landFreeLocked(slot, n)
+}
+
+// landFreeLocked makes slots free that are in flight, and that nothing refers to.
+func (s *State) landFreeLocked(slot, n int64) {
+	if !s.spare.land(slot, n) || !s.spare.release(slot, n) {
+		panic(fmt.Sprintf("ordered: return of slots [%d,+%d): not all of them in flight (I1)", slot, n))
+	}
 }

@@ -235,9 +235,7 @@ func (s *State) abortLocked(r *Reservation) {
 	for _, t := range r.targets {
 		switch {
 		case !t.Home:
-			if !s.spare.land(t.Slot, t.N) || !s.spare.release(t.Slot, t.N) {
-				panic(fmt.Sprintf("ordered: abort of slots [%d,+%d): not all of them in flight (I1)", t.Slot, t.N))
-			}
+			s.landFreeLocked(t.Slot, t.N)
 		case !r.disowned: // else Steal has seen to it
 			s.garbage.set(t.Block, t.Block+t.N, 0)
 		}

@@ -23,7 +23,7 @@ type sim struct {
 	pos    int64        // guarded by order
 	newest []uint64     // guarded by order; what a reader must find, by block
 
-	inPlace, toSpare, noRoom, robbed, homed, punched atomic.Int64 // what happened how often
+	inPlace, toSpare, noRoom, robbed, homed, punched, given atomic.Int64 // what happened how often
 }
 
 // directWrite writes version to [block, block+n). If there is no room it makes some instead.
@@ -132,6 +132,18 @@ func (m *sim) punch() {
 	}
 }
 
+// giveBack clears free slots, as a host does that takes their space.
+func (m *sim) giveBack(slot, n int64) {
+	if n = min(n, int64(len(m.spare))-slot); n <= 0 || !m.s.TakeSlots(slot, n) {
+		return
+	}
+	clear(m.spare[slot : slot+n])
+	runtime.Gosched()
+	clear(m.spare[slot : slot+n])
+	m.s.ReturnSlots(slot, n)
+	m.given.Add(1)
+}
+
 func (m *sim) drop(block, n int64) {
 	m.order.Lock()
 	defer m.order.Unlock()
@@ -219,9 +231,12 @@ func TestOwnersAreAlone(t *testing.T) {
 		}
 	})
 	work(13, func(rnd *rand.Rand, block, n int64, version uint64) {
-		if rnd.IntN(2) == 0 {
+		switch rnd.IntN(4) {
+		case 0, 1:
 			m.checkpoint(block, n, version)
-		} else {
+		case 2:
+			m.giveBack(block, 1+n/8)
+		default:
 			m.homing(block)
 		}
 	})
@@ -233,7 +248,7 @@ func TestOwnersAreAlone(t *testing.T) {
 	}
 	for what, n := range map[string]int64{
 		"in place": m.inPlace.Load(), "to spare": m.toSpare.Load(), "robbed": m.robbed.Load(),
-		"homed": m.homed.Load(), "punched": m.punched.Load(),
+		"homed": m.homed.Load(), "punched": m.punched.Load(), "given back": m.given.Load(),
 	} {
 		if n == 0 {
 			t.Errorf("%s: never, so the test means little", what)

@@ -142,6 +142,17 @@ func (s *spare) release(slot, n int64) bool {
 	return s.change(slot, n, s.used.clearRange, 1) == n
 }
 
+// take gives [slot, slot+n) out as in flight if all of it is free, and reports whether it is. That
+// does not make it a place that was used.
+func (s *spare) take(slot, n int64) bool {
+	if s.nextFree(slot, slot+n) != slot || s.freeRun(slot, slot+n, n) < n {
+		return false
+	}
+	s.change(slot, n, s.used.setRange, -1)
+	s.inFlight += s.flight.setRange(slot, slot+n)
+	return true
+}
+
 // land ends the flight of [slot, slot+n), and reports whether all of it was in flight.
 func (s *spare) land(slot, n int64) bool {
 	changed := s.flight.clearRange(slot, slot+n)
