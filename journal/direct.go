@@ -51,7 +51,7 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	for _, t := range targets {
 		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part(t), castagnoli)))
 	}
-	past := o.slots.takePast(targets)
+	past := o.slots.pastCache(targets)
 	if past {
 		o.slots.turns.enter()
 		defer o.slots.turns.leave()

@@ -86,9 +86,9 @@ func (s *slots) keepApart(state *ordered.State) {
 	state.KeepApart(s.upTo/blockBytes, shortRun)
 }
 
-// takePast reports whether targets are slots only, some of them written past the page cache. Then none is
+// pastCache reports whether targets are slots only, some of them written past the page cache. Then none is
 // a home that the checkpointer may wait for.
-func (s *slots) takePast(targets []ordered.Target) bool {
+func (s *slots) pastCache(targets []ordered.Target) bool {
 	past := false
 	for _, t := range targets {
 		if t.Home {
