@@ -32,7 +32,7 @@ type suite struct {
 	layout
 	clients  int
 	requests int   // of each client
-	least    int64 // bytes of one request; 0 for 1
+	least    int64 // bytes of one request
 	most     int64
 	flushed  int64 // Options.UnflushedBulk
 }
@@ -82,7 +82,7 @@ type trial struct {
 func (s suite) ready(t *testing.T, seed int) trial {
 	t.Helper()
 	t.Parallel()
-	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, max(s.least, 1), s.most, s.requests), new(uint64)}
+	return trial{s, formatted(t, s.layout), workload(uint64(seed), s.clients, s.disk, s.least, s.most, s.requests), new(uint64)}
 }
 
 // eachSuite runs a test of each suite. Their workloads have the seeds from seed on.
@@ -289,7 +289,7 @@ func (s suite) crashRecovery(t *testing.T, g *crashdisk.Group, all []*client, k 
 func TestCutAtBarrier(t *testing.T) {
 	s := suite{layout: layout{disk: 1 << 20, journal: logStart + 2<<20}, clients: 1, requests: 60, most: 8 << 10}
 	base := formatted(t, s.layout)
-	all := workload(42, s.clients, s.disk, max(s.least, 1), s.most, s.requests)
+	all := workload(42, s.clients, s.disk, s.least, s.most, s.requests)
 	// The log is large enough that no checkpoint makes a barrier of its own.
 	barriers := map[int]bool{0: true}
 	changes := 0

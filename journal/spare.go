@@ -46,14 +46,13 @@ type slots struct {
 	turns            turnstile // of writes past the page cache
 
 	mu    sync.Mutex
-	taken map[int64]struct{} // guarded by mu; steps whose space the host has given
-	held  map[int64]struct{} // guarded by mu; steps that have some of it
+	taken map[int64]bool // guarded by mu; steps that have space of the host; true: all of theirs
 }
 
 // newSlots is the spare area of a disk. Short runs occur in mode ordered only, where every
 // write of whole blocks goes out once.
 func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
-	s := &slots{dev: dev, taken: map[int64]struct{}{}, held: map[int64]struct{}{}, keep: sb.Compat&jsuper.FeatureKeepSpare != 0}
+	s := &slots{dev: dev, taken: map[int64]bool{}, keep: sb.Compat&jsuper.FeatureKeepSpare != 0}
 	s.step = min(spareStep, max(1<<20, int64(1)<<bits.Len64(uint64(sb.SpareBytes/16))))
 	s.directFrom = alignUp(sb.SpareOffset, cacheUnit) - sb.SpareOffset
 	s.upTo = sb.SpareBytes
@@ -129,10 +128,10 @@ func (s *slots) takeSpace(off, n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for at := off / s.step; at*s.step < off+n; at++ {
-		if _, ok := s.taken[at]; ok {
+		if s.taken[at] {
 			continue
 		}
-		s.held[at] = struct{}{}
+		s.taken[at] = false
 		from := at * s.step
 		err := disk.Allocate(s.dev, from, min(s.step, s.dev.Size()-from))
 		if refusedSpace(err) { // a whole step is more than is needed
@@ -141,7 +140,7 @@ func (s *slots) takeSpace(off, n int64) error {
 		if err := ignoreUnsupported(err); err != nil {
 			return err
 		}
-		s.taken[at] = struct{}{}
+		s.taken[at] = true
 	}
 	return nil
 }
@@ -163,7 +162,9 @@ func (s *slots) giveBack(r ordered.Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for at := off / s.step; at*s.step < off+n; at++ {
-		delete(s.taken, at)
+		if s.taken[at] {
+			s.taken[at] = false
+		}
 	}
 	if err := disk.Discard(s.dev, off, n); err != nil {
 		return fmt.Errorf("give back %d spare slots at %d: %w", r.N, r.Start, err)
@@ -179,7 +180,7 @@ func (s *slots) giveBackStep(state *ordered.State) (given bool, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for at := range s.held {
+	for at := range s.taken {
 		off := at * s.step
 		n := min(s.step, s.dev.Size()-off)
 		if !state.TakeSlots(off/blockBytes, n/blockBytes) {
@@ -187,7 +188,6 @@ func (s *slots) giveBackStep(state *ordered.State) (given bool, err error) {
 		}
 		defer state.ReturnSlots(off/blockBytes, n/blockBytes)
 		delete(s.taken, at)
-		delete(s.held, at)
 		if err := disk.Discard(s.dev, off, n); err != nil {
 			return false, fmt.Errorf("give back %d bytes of free spare slots at %d: %w", n, off, err)
 		}

@@ -145,7 +145,7 @@ func (s *spare) release(slot, n int64) bool {
 // take gives [slot, slot+n) out as in flight if all of it is free, and reports whether it is. That
 // does not make it a place that was used.
 func (s *spare) take(slot, n int64) bool {
-	if s.nextFree(slot, slot+n) != slot || s.freeRun(slot, slot+n, n) < n {
+	if run, used := s.used.run(slot, slot+n); used || run < n {
 		return false
 	}
 	s.change(slot, n, s.used.setRange, -1)
