@@ -9,7 +9,7 @@ import "fmt"
 //	Zero        Zeroer         else writes zeros
 //	ReadCached  CachedReader   else ErrNotCached
 //	ReadDirect  DirectReader   else ReadAt
-//	WriteDirect DirectWriter   else WriteAt
+//	WriteDirect DirectWriter   else WriteV
 //	Extents     Extenter       else one allocated extent
 //	Discard     Discarder      else nothing: it is advice
 //	Allocate    Allocator      else nothing: the device has no space to run out of
@@ -149,12 +149,14 @@ func ReadDirect(dev Device, p []byte, off int64) (n int, err error) {
 	return dev.ReadAt(p, off)
 }
 
-// WriteDirect writes past the page cache; a device without DirectWriter has none to pass.
-func WriteDirect(dev Device, p []byte, off int64) (n int, err error) {
+// WriteDirect writes the buffers one after the other from off on, past the page cache; a device without
+// DirectWriter has none to pass.
+func WriteDirect(dev Device, bufs [][]byte, off int64) error {
 	if d, ok := dev.(DirectWriter); ok {
-		return d.WriteDirectAt(p, off)
+		_, err := d.WriteDirectVAt(bufs, off)
+		return err
 	}
-	return dev.WriteAt(p, off)
+	return WriteV(dev, bufs, off)
 }
 
 // Extents calls visit for consecutive pieces of [off, off+n) until visit returns false. A

@@ -121,6 +121,11 @@ func (r *recorder) ReadDirectAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+func (r *recorder) WriteDirectVAt(bufs [][]byte, off int64) (int64, error) {
+	r.note("write directly %d+%d in %d", off, total(bufs), len(bufs))
+	return total(bufs), nil
+}
+
 func (r *recorder) Extents(off, n int64, visit func(off, n int64, hole bool) bool) error {
 	r.note("extents %d+%d", off, n)
 	visit(off, n, true)
@@ -141,7 +146,7 @@ func useAll(t *testing.T, dev Device) (extent string) {
 	WriteBack(dev, 10, 5)
 	_, err = dev.WriteAt(p, 10)
 	errs = append(
-		errs, err, WriteV(dev, [][]byte{p, p[:2]}, 10), Zero(dev, 10, 3, true), ReadCached(dev, p, 10),
+		errs, err, WriteV(dev, [][]byte{p, p[:2]}, 10), WriteDirect(dev, [][]byte{p, p[:3]}, 10), Zero(dev, 10, 3, true), ReadCached(dev, p, 10),
 		Extents(dev, 10, 4, func(off, n int64, hole bool) bool {
 			extent = fmt.Sprintf("%d+%d %v", off, n, hole)
 			return true
@@ -170,7 +175,7 @@ func TestCapabilitiesArePassedOn(t *testing.T) {
 		at := c.base + 10
 		want := []string{
 			fmt.Sprintf("read %d+4", at), fmt.Sprintf("write back %d+5", at), fmt.Sprintf("write %d+4", at), fmt.Sprintf("gather %d+6 in 2", at),
-			fmt.Sprintf("zero %d+3 true", at), fmt.Sprintf("cached %d+4", at), fmt.Sprintf("extents %d+4", at),
+			fmt.Sprintf("write directly %d+7 in 2", at), fmt.Sprintf("zero %d+3 true", at), fmt.Sprintf("cached %d+4", at), fmt.Sprintf("extents %d+4", at),
 			fmt.Sprintf("discard %d+4", at), fmt.Sprintf("allocate %d+4", at), "flush", fmt.Sprintf("direct %d+4", at),
 		}
 		if !slices.Equal(r.calls, want) {
@@ -196,6 +201,7 @@ func TestCapabilitiesAreMadeUpFor(t *testing.T) {
 		want := []string{
 			fmt.Sprintf("read %d+4", c.at), fmt.Sprintf("write %d+4", c.at),
 			fmt.Sprintf("write %d+4", c.at), fmt.Sprintf("write %d+2", c.at+4),
+			fmt.Sprintf("write %d+4", c.at), fmt.Sprintf("write %d+3", c.at+4),
 			fmt.Sprintf("write %d+3", c.at), "flush", fmt.Sprintf("read %d+4", c.at),
 		}
 		if !slices.Equal(r.calls, want) {

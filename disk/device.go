@@ -62,9 +62,10 @@ type DirectReader interface {
 // 2 MiB-aligned range of the device gets both: the kernel drops cached pages around a direct
 // write, and takes it for a failure of the file when they are dirty.
 type DirectWriter interface {
-	// WriteDirectAt is WriteAt past the page cache, where the host can. Any offset, length and
-	// memory will do; only whole blocks of 4 KiB go past the cache.
-	WriteDirectAt(p []byte, off int64) (n int, err error)
+	// WriteDirectVAt writes the buffers one after the other from off on past the page cache, where the
+	// host can, all or an error. Any offset, lengths and memory will do; only whole blocks of 4 KiB go
+	// past the cache, and only buffers that begin on a page go without a copy, as one write.
+	WriteDirectVAt(bufs [][]byte, off int64) (n int64, err error)
 }
 
 // Extenter is a Device that knows where its holes are.

@@ -3,7 +3,6 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"unsafe"
 
@@ -53,55 +52,76 @@ func (f *File) ReadDirectAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// WriteDirectAt writes p at off past the page cache, as one write where the memory of p begins
-// on a page, else through pages of its own. A place that is not whole blocks of 4 KiB, and a
-// file system without O_DIRECT, get an ordinary write.
-func (f *File) WriteDirectAt(p []byte, off int64) (int, error) {
-	if err := f.useForWrite("write directly", off, int64(len(p))); err != nil {
+// WriteDirectVAt writes the buffers one after the other from off on past the page cache: as one write
+// those whose memory begins on a page, others through pages of its own. Where not all are whole blocks
+// of 4 KiB, and on a file system without O_DIRECT, it is an ordinary write.
+func (f *File) WriteDirectVAt(bufs [][]byte, off int64) (int64, error) {
+	size := total(bufs)
+	if err := f.useForWrite("write directly", off, size); err != nil {
 		return 0, err
 	}
 	defer f.life.RUnlock()
-	if off%directAlign != 0 || len(p)%directAlign != 0 {
-		return f.write(p, off)
-	}
 	fd, err := f.direct.open(f.fd, f.readOnly)
 	if err != nil {
-		return 0, f.failAt("write directly", off, int64(len(p)), err)
+		return 0, f.failAt("write directly", off, size, err)
 	}
-	if fd < 0 {
-		return f.write(p, off)
+	var n int64
+	if err = unix.EINVAL; fd >= 0 && wholeBlocks(bufs, off) {
+		n, err = gatherDirect(fd, bufs, off)
 	}
-	n, err := writeAligned(fd, p, off)
-	if errors.Is(err, unix.EINVAL) { // opens, but writes not
-		return f.write(p, off)
+	if errors.Is(err, unix.EINVAL) { // not for O_DIRECT, or a file system that opens with it, but writes not
+		n, err = gather(f.fd, bufs, off)
 	}
 	if err != nil {
-		return n, f.failAt("write directly", off, int64(len(p)), err)
+		return n, f.failAt("write directly", off, size, err)
 	}
 	return n, nil
 }
 
-// writeAligned writes whole blocks, through pages of its own where p does not lie on pages.
-func writeAligned(fd int, p []byte, off int64) (n int, err error) {
-	var own []byte
-	if uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlign != 0 {
-		own = alignedBuffer(min(directPiece, len(p)))
+// wholeBlocks reports whether all of bufs are whole blocks when they are written from off on.
+func wholeBlocks(bufs [][]byte, off int64) bool {
+	for _, p := range bufs {
+		off |= int64(len(p))
 	}
-	for n < len(p) {
-		piece := p[n:]
-		if own != nil {
-			piece = own[:copy(own, piece)]
+	return off%directAlign == 0
+}
+
+// onPage reports whether p may be written with O_DIRECT as it lies in memory.
+func onPage(p []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlign == 0
+}
+
+// gatherDirect writes whole blocks, those that lie on pages together.
+func gatherDirect(fd int, bufs [][]byte, off int64) (n int64, err error) {
+	for len(bufs) > 0 {
+		together := 0
+		for together < len(bufs) && onPage(bufs[together]) {
+			together++
 		}
-		k, err := unix.Pwrite(fd, piece, off+int64(n))
-		if err == nil && k == 0 {
-			err = io.ErrShortWrite
+		k, err := gather(fd, bufs[:together], off+n)
+		n += k
+		if err == nil && together < len(bufs) {
+			k, err = writeCopied(fd, bufs[together], off+n)
+			n += k
+			together++
 		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
+		if err != nil {
 			return n, err
 		}
-		n += max(0, k)
+		bufs = bufs[together:]
 	}
 	return n, nil
+}
+
+// writeCopied writes whole blocks through pages of its own.
+func writeCopied(fd int, p []byte, off int64) (n int64, err error) {
+	own := alignedBuffer(min(directPiece, len(p)))
+	for n < int64(len(p)) && err == nil {
+		var k int64
+		k, err = gather(fd, [][]byte{own[:copy(own, p[n:])]}, off+n)
+		n += k
+	}
+	return n, err
 }
 
 // open is the O_DIRECT twin of fd, or -1 where there can't be one.

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Writes past the page cache and ordinary ones, wherever they lie in the file and in memory,
-// are one and the same to every reader; also where the file system has no O_DIRECT.
+// Writes past the page cache and ordinary ones, wherever they lie in the file and in memory, and in
+// however many buffers, are one and the same to every reader; also where the file system has no O_DIRECT.
 func TestWriteDirect(t *testing.T) {
 	const size = 4 << 20
 	for _, refused := range []bool{false, true} {
@@ -27,12 +27,21 @@ func TestWriteDirect(t *testing.T) {
 			for k := range p {
 				p[k] = byte(i + k)
 			}
-			write := f.WriteDirectAt
+			write := f.WriteDirectVAt
 			if i%3 == 0 {
-				write = f.WriteAt
+				write = f.WriteVAt
 			}
-			if k, err := write(p, off); err != nil || k != len(p) {
-				t.Fatalf("O_DIRECT refused %v: write [%d,+%d): %d, %v", refused, off, n, k, err)
+			// One buffer; two in a place of their own each; and one that is not whole blocks.
+			cuts := [][]byte{p}
+			if half := n / 2 / directAlign * directAlign; i%5 > 1 {
+				second := alignedBuffer(size)[rnd.Int64N(2)*rnd.Int64N(directAlign):]
+				cuts = [][]byte{p[:half], second[:copy(second, p[half:])], nil}
+			}
+			if i%5 == 4 && n > 0 {
+				cuts = [][]byte{p[:n-1], nil, p[n-1:]}
+			}
+			if k, err := write(cuts, off); err != nil || k != n {
+				t.Fatalf("O_DIRECT refused %v: write [%d,+%d) in %d: %d, %v", refused, off, n, len(cuts), k, err)
 			}
 			copy(want[off:], p)
 			got := make([]byte, n)

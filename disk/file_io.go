@@ -109,20 +109,28 @@ func (f *File) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {
 		return 0, err
 	}
 	defer f.life.RUnlock()
-	rest := bufs
-	for n < size {
-		k, err := pwritev(f.fd, rest[:min(len(rest), iovMax)], off+n)
+	n, err = gather(f.fd, bufs, off)
+	if err != nil {
+		return n, f.failAt("write", off, size, err)
+	}
+	return n, nil
+}
+
+// gather writes the buffers one after the other from off on.
+func gather(fd int, bufs [][]byte, off int64) (n int64, err error) {
+	for left := total(bufs); n < left; {
+		k, err := pwritev(fd, bufs[:min(len(bufs), iovMax)], off+n)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err == nil && k == 0 && total(rest[:min(len(rest), iovMax)]) > 0 {
+		if err == nil && k == 0 && total(bufs[:min(len(bufs), iovMax)]) > 0 {
 			err = io.ErrShortWrite
 		}
 		if err != nil {
-			return n, f.failAt("write", off, size, err)
+			return n, err
 		}
 		n += int64(k)
-		rest = after(rest, k)
+		bufs = after(bufs, k)
 	}
 	return n, nil
 }

@@ -93,11 +93,15 @@ func (r *region) ReadDirectAt(p []byte, off int64) (int, error) {
 	return ReadDirect(r.parent, p, r.base+off)
 }
 
-func (r *region) WriteDirectAt(p []byte, off int64) (int, error) {
-	if err := r.check("write", off, int64(len(p))); err != nil {
+func (r *region) WriteDirectVAt(bufs [][]byte, off int64) (int64, error) {
+	n := total(bufs)
+	if err := r.check("write", off, n); err != nil {
 		return 0, err
 	}
-	return WriteDirect(r.parent, p, r.base+off)
+	if err := WriteDirect(r.parent, bufs, r.base+off); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 func (r *region) Extents(off, n int64, visit func(off, n int64, hole bool) bool) error {

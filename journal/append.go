@@ -26,7 +26,7 @@ import (
 //
 // A log that is full makes step 4 wait for the checkpointer; it is never an error (P7).
 
-// pending is one call's changes on their way. It is reused; done carries one token a use.
+// pending is one call's changes on their way. It is reused; done and turn carry one token a use.
 type pending struct {
 	recs        []wal.Record
 	bytes       int64                // payload that goes into the log
@@ -36,6 +36,11 @@ type pending struct {
 	admit       func() bool
 	err         error
 	done        chan verdict
+
+	// Of bulk for spare past the page cache (gather.go).
+	pieces    []piece
+	unwritten error // why the data is not in its slots
+	turn      chan verdict
 }
 
 type verdict uint8
@@ -50,7 +55,7 @@ func (d *Disk) newPending() *pending {
 	if p, ok := d.pendings.Get().(*pending); ok {
 		return p
 	}
-	return &pending{done: make(chan verdict, 1)}
+	return &pending{done: make(chan verdict, 1), turn: make(chan verdict, 1)}
 }
 
 // appendQueue holds what waits for a leader.
@@ -180,16 +185,38 @@ func (d *Disk) submit(p *pending, admit func() bool) error {
 		return err
 	}
 	p.admit, p.err = admit, nil
-	q := &d.queue
-	q.mu.Lock()
-	q.waiting = append(q.waiting, p)
-	lead := !q.led
-	q.led = true
-	q.mu.Unlock()
-	if lead || <-p.done == leadNow {
+	if d.queue.add(p) || <-p.done == leadNow {
 		d.lead(p)
 	}
 	return p.err
+}
+
+// submitAll is submit for several, which are appended together if they fit. Each has its outcome in err.
+func (d *Disk) submitAll(all []*pending) {
+	if len(all) == 0 {
+		return
+	}
+	if err := d.writable(); err != nil {
+		fail(all, err)
+		return
+	}
+	lead := d.queue.add(all...)
+	for _, p := range all {
+		if lead || <-p.done == leadNow {
+			d.lead(p)
+			lead = false
+		}
+	}
+}
+
+// add queues changes, one behind the other. It reports whether the first is to lead.
+func (q *appendQueue) add(changes ...*pending) (lead bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, changes...)
+	lead = !q.led
+	q.led = true
+	return lead
 }
 
 // lead runs what waits, with own at its front, and hands the lead on.
@@ -375,7 +402,9 @@ func (p *pending) reset() {
 
 func (d *Disk) release(p *pending) {
 	p.reset()
-	p.admit, p.err, p.direct = nil, nil, nil
+	p.admit, p.err, p.direct, p.unwritten = nil, nil, nil, nil
+	clear(p.pieces)
+	p.pieces = p.pieces[:0]
 	d.pendings.Put(p)
 }
 

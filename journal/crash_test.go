@@ -59,8 +59,9 @@ func suites() []suite {
 		{layout: in(inside, jsuper.Ordered, 128<<10), clients: 1, requests: 70, most: 64 << 10},
 		{layout: in(small, jsuper.Ordered, 256<<10), clients: 3, requests: 30, most: 32 << 10},
 		{layout: in(large, jsuper.Auto, 0), clients: 1, requests: 40, most: 1 << 20},
-		// Bulk of several clients, which takes turns to get to spare.
+		// Bulk of several clients, which goes to spare in groups.
 		{layout: in(crowd, jsuper.Auto, 4<<20), clients: 3, requests: 16, least: 64 << 10, most: 256 << 10},
+		{layout: in(crowd, jsuper.Ordered, 4<<20), clients: 3, requests: 16, least: 64 << 10, most: 256 << 10},
 		// Bulk that begins a flush by itself, beside what clients do.
 		{layout: in(flushed, jsuper.Ordered, 0), clients: 1, requests: 40, most: 64 << 10, flushed: 8 << 10},
 	}

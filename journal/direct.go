@@ -14,8 +14,8 @@ import (
 //  1. Its whole blocks get destinations: their homes where those are empty and nothing
 //     logged waits for them, else spare slots. If there is no room, the log takes it all.
 //  2. The bytes are written there, outside of every lock; nothing refers to them yet. What goes
-//     past the page cache goes in groups (turnstile.go). If the host has no space for them, the
-//     log takes it all, and the homes are as empty as before.
+//     past the page cache goes together with that of other requests (gather.go). If the host has
+//     no space for them, the log takes it all, and the homes are as empty as before.
 //  3. One append of MAP records, each with the checksum of what it speaks of, gives the
 //     write its place in the order; pieces of blocks at its edges go along as DATA.
 //  4. Under the locks of the append the destinations become the blocks' bases.
@@ -51,22 +51,6 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	for _, t := range targets {
 		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part(t), castagnoli)))
 	}
-	past := o.slots.pastCache(targets)
-	if past {
-		o.slots.turns.enter()
-		defer o.slots.turns.leave()
-	}
-	for _, t := range targets {
-		if err := d.writeTarget(part(t), t); err != nil {
-			res.Abort()
-			if refusedSpace(err) {
-				return false, nil
-			}
-			return true, d.poisonWith(err)
-		}
-	}
-	res.Written()
-	o.direct.Store(past)
 	if edge := last*blockBytes - off; edge < int64(len(p)) {
 		q.recs = appendData(q.recs, p[edge:], last*blockBytes, d.maxPayload)
 		q.bytes += int64(len(p)) - edge
@@ -77,29 +61,50 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	q.direct = res
 	q.clientBytes = int64(len(p))
 	q.flush = flush
-	err = d.submit(q, admit)
+	whole := p[first*blockBytes-off : last*blockBytes-off]
+	past := o.slots.pastCache(targets)
+	var written bool
+	if past {
+		written, err = d.writeGathered(q, whole, targets, admit)
+	} else if written, err = d.writeTargets(whole, targets); written {
+		res.Written()
+		err = d.submit(q, admit)
+	}
+	if written {
+		o.direct.Store(past)
+	}
 	if err == nil {
 		return true, nil
 	}
 	res.Abort()
-	return !errors.Is(err, errStolen), err
+	switch {
+	case written:
+		return !errors.Is(err, errStolen), err
+	case refusedSpace(err):
+		return false, nil
+	}
+	return true, d.poisonWith(err)
 }
 
-// writeTarget is step 2 for one destination.
-func (d *Disk) writeTarget(p []byte, t ordered.Target) error {
-	if t.Home {
-		if _, err := d.home.WriteAt(p, t.Block*blockBytes); err != nil {
-			return fmt.Errorf("write %d bytes in place at %d: %w", len(p), t.Block*blockBytes, err)
+// writeTargets is step 2 for what does not go past the page cache, or not all of it.
+func (d *Disk) writeTargets(p []byte, targets []ordered.Target) (written bool, err error) {
+	for _, t := range targets {
+		part := p[:t.N*blockBytes]
+		p = p[len(part):]
+		if t.Home {
+			if _, err := d.home.WriteAt(part, t.Block*blockBytes); err != nil {
+				return false, fmt.Errorf("write %d bytes in place at %d: %w", len(part), t.Block*blockBytes, err)
+			}
+			d.once.homeDirty.Store(true)
+			d.writeBackEarly(d.once.homeBytes.Add(uint64(len(part))), uint64(len(part)))
+			continue
 		}
-		d.once.homeDirty.Store(true)
-		d.writeBackEarly(d.once.homeBytes.Add(uint64(len(p))), uint64(len(p)))
-		return nil
+		if err := d.once.slots.write([][]byte{part}, t.Slot*blockBytes, int64(len(part))); err != nil {
+			return false, fmt.Errorf("write %d bytes to spare slot %d: %w", len(part), t.Slot, err)
+		}
+		d.once.spareBytes.Add(uint64(len(part)))
 	}
-	if err := d.once.slots.write(p, t.Slot); err != nil {
-		return fmt.Errorf("write %d bytes to spare slot %d: %w", len(p), t.Slot, err)
-	}
-	d.once.spareBytes.Add(uint64(len(p)))
-	return nil
+	return true, nil
 }
 
 // WritesDirect reports whether the last bulk write went past the page cache, from the caller's own

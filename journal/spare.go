@@ -16,7 +16,7 @@ import (
 //   - A long run goes past the page cache. An overwritten block leaves a home in the cache that
 //     nobody reads again; a cached slot beside it would hold the disk in memory twice, and to
 //     get that memory costs more than the write (decision 16).
-//     Such writes take turns in groups (turnstile.go).
+//     Such writes go in groups (gather.go).
 //   - A short run goes through the page cache: a wait for the medium each would cost more.
 //   - The host gets asked for space before it is written to, a step ahead, so that a host that
 //     is full sends the write to the log instead of failing it (DESIGN.md, trap 10), and the
@@ -29,8 +29,9 @@ import (
 const (
 	// cacheUnit is the largest piece that a page cache keeps together.
 	cacheUnit = 2 << 20
-	// spareStep is the most space that the host is asked for at once.
-	spareStep = 64 << 20
+	// spareStep is the most space that the host is asked for at once. The kernel takes it while no direct write
+	// of the file is under way, so it stops what is written.
+	spareStep = 256 << 20
 	// shortShare: one part in so many of the spare area is for short runs, where there are any.
 	shortShare = 9
 	// shortRun is the longest run that goes through the page cache.
@@ -42,8 +43,8 @@ type slots struct {
 	dev              disk.Device
 	directFrom, upTo int64 // bytes of the area that are written past the page cache
 	step             int64
-	keep             bool      // the host gets no space back
-	turns            turnstile // of writes past the page cache
+	keep             bool     // the host gets no space back
+	gathering        gatherer // of writes past the page cache
 
 	mu    sync.Mutex
 	taken map[int64]bool // guarded by mu; steps that have space of the host; true: all of theirs
@@ -53,7 +54,7 @@ type slots struct {
 // write of whole blocks goes out once.
 func newSlots(dev disk.Device, sb *jsuper.Superblock, mode jsuper.Mode) *slots {
 	s := &slots{dev: dev, taken: map[int64]bool{}, keep: sb.Compat&jsuper.FeatureKeepSpare != 0}
-	s.step = min(spareStep, max(1<<20, int64(1)<<bits.Len64(uint64(sb.SpareBytes/16))))
+	s.step = min(spareStep, max(1<<20, int64(1)<<bits.Len64(uint64(sb.SpareBytes/8))))
 	s.directFrom = alignUp(sb.SpareOffset, cacheUnit) - sb.SpareOffset
 	s.upTo = sb.SpareBytes
 	if mode == jsuper.Ordered {
@@ -73,7 +74,7 @@ func writeSpare(dev disk.Device, progress func(done, total int64)) error {
 	if err := ignoreUnsupported(disk.Allocate(dev, 0, size)); err != nil { // fails before anything is written
 		return fmt.Errorf("write the spare area: %w", err)
 	}
-	write := func(p []byte, off int64) (int, error) { return disk.WriteDirect(dev, p, off) }
+	write := func(p []byte, off int64) (int, error) { return len(p), disk.WriteDirect(dev, [][]byte{p}, off) }
 	if err := disk.FillZeros(size, 1<<20, write, progress); err != nil {
 		return fmt.Errorf("write the spare area: %w", err)
 	}
@@ -99,29 +100,47 @@ func (s *slots) pastCache(targets []ordered.Target) bool {
 	return past
 }
 
-// write writes p to the slots from slot on. After an error any of it may have been written.
-func (s *slots) write(p []byte, slot int64) error {
-	off, n := slot*blockBytes, int64(len(p))
+// write writes bufs, n bytes together, one after the other from off on. After an error any of it may have
+// been written.
+func (s *slots) write(bufs [][]byte, off, n int64) error {
 	if err := s.takeSpace(off, n); err != nil {
 		return err
 	}
-	for len(p) > 0 {
-		write, k := s.dev.WriteAt, n
-		switch {
-		case off < s.directFrom:
-			k = min(n, s.directFrom-off)
-		case off < s.upTo:
-			write, k = s.writePast, min(n, s.upTo-off)
-		}
-		if _, err := write(p[:k], off); err != nil {
+	if off >= s.directFrom && off+n <= s.upTo {
+		return disk.WriteDirect(s.dev, bufs, off)
+	}
+	for _, p := range bufs {
+		if err := s.writeByPlace(p, off); err != nil {
 			return err
 		}
-		p, off, n = p[k:], off+k, n-k
+		off += int64(len(p))
 	}
 	return nil
 }
 
-func (s *slots) writePast(p []byte, off int64) (int, error) { return disk.WriteDirect(s.dev, p, off) }
+// writeByPlace writes p where some of the area goes through the page cache.
+func (s *slots) writeByPlace(p []byte, off int64) error {
+	for n := int64(len(p)); n > 0; n = int64(len(p)) {
+		k, direct := n, false
+		switch {
+		case off < s.directFrom:
+			k = min(n, s.directFrom-off)
+		case off < s.upTo:
+			k, direct = min(n, s.upTo-off), true
+		}
+		var err error
+		if direct {
+			err = disk.WriteDirect(s.dev, [][]byte{p[:k]}, off)
+		} else {
+			_, err = s.dev.WriteAt(p[:k], off)
+		}
+		if err != nil {
+			return err
+		}
+		p, off = p[k:], off+k
+	}
+	return nil
+}
 
 // takeSpace asks the host for the space of [off, off+n), in whole steps.
 func (s *slots) takeSpace(off, n int64) error {

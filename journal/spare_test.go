@@ -46,9 +46,12 @@ func (h *host) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {
 	return n, disk.WriteV(h.Disk, bufs, off)
 }
 
-func (h *host) WriteDirectAt(p []byte, off int64) (int, error) {
-	h.note(h.direct, off, int64(len(p)))
-	return h.Disk.WriteAt(p, off)
+func (h *host) WriteDirectVAt(bufs [][]byte, off int64) (n int64, err error) {
+	for _, b := range bufs {
+		n += int64(len(b))
+	}
+	h.note(h.direct, off, n)
+	return n, disk.WriteV(h.Disk, bufs, off)
 }
 
 func (h *host) Allocate(_, n int64) error {

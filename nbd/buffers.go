@@ -26,7 +26,7 @@ import (
 //     client holds memory and does nothing for its return are closed (stalled.go).
 //   - A connection may hold one buffer of a pool; more, up to a quarter of the pool, only
 //     while nobody waits and twice as much stays free as it holds then (flight.go). So
-//     four connections that take 1 MiB buffers as fast as they can leave 4 MiB of 16 to
+//     four connections that take 1 MiB buffers as fast as they can leave a quarter of them to
 //     others. Where connections with one buffer each fill a pool, time decides.
 //
 // The memory is mapped, not the garbage collector's: the bound is then exact at any
@@ -37,7 +37,8 @@ const (
 	maxBufferShift = 30 // 1 GiB, the largest: maxMaxBlock
 )
 
-// The pools. The last one takes every size, and what the others leave of the bound.
+// The pools. The last one takes every size, and what the others leave of the bound. The second is twice as
+// large where that leaves the last one room for a request of the largest size.
 var (
 	poolLargest = [...]int{256 << 10, 4 << 20, 1 << maxBufferShift} // largest request
 	poolLimit   = [...]int64{16 << 20, 16 << 20, 0}                 // bytes
@@ -57,7 +58,12 @@ func (b *buffers) init(total int64, largest int, starved func(pool int)) {
 		b[i].limit = poolLimit[i]
 		total -= poolLimit[i]
 	}
-	b[poolCount-1].limit = max(total, classBytes(classOf(largest)))
+	least := classBytes(classOf(largest))
+	if more := poolLimit[1]; total-more >= least {
+		b[1].limit += more
+		total -= more
+	}
+	b[poolCount-1].limit = max(total, least)
 }
 
 // indexFor is the index of the pool for a request of n bytes.

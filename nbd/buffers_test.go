@@ -242,3 +242,31 @@ func TestBuffersShareAHugePage(t *testing.T) {
 	b.free()
 	p.shrink()
 }
+
+// The pools stay within the bound together, and leave room for a request of the largest size; bulk gets more
+// where there is enough.
+func TestPoolLimits(t *testing.T) {
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		total   int
+		largest int
+		want    [poolCount]int64
+	}{
+		{0, 32 * mib, [...]int64{16 * mib, 16 * mib, 32 * mib}}, // the least
+		{64 * mib, 32 * mib, [...]int64{16 * mib, 16 * mib, 32 * mib}},
+		{79 * mib, 32 * mib, [...]int64{16 * mib, 16 * mib, 47 * mib}},
+		{80 * mib, 32 * mib, [...]int64{16 * mib, 32 * mib, 32 * mib}},
+		{80 * mib, 33 * mib, [...]int64{16 * mib, 16 * mib, 64 * mib}}, // of the class above
+		{320 * mib, 32 * mib, [...]int64{16 * mib, 32 * mib, 272 * mib}},
+	} {
+		var b buffers
+		b.init(int64(tt.total), tt.largest, nil)
+		var got [poolCount]int64
+		for i := range b {
+			got[i] = b[i].limit
+		}
+		if got != tt.want {
+			t.Errorf("%d MiB, requests up to %d MiB: limits %v, want %v", tt.total/mib, tt.largest/mib, got, tt.want)
+		}
+	}
+}

@@ -38,9 +38,9 @@ func (f *interruptibleFile) WriteVAt(bufs [][]byte, off int64) (int64, error) {
 	return f.File.WriteVAt(bufs, off)
 }
 
-func (f *interruptibleFile) WriteDirectAt(p []byte, off int64) (int, error) {
+func (f *interruptibleFile) WriteDirectVAt(bufs [][]byte, off int64) (int64, error) {
 	if err := f.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return f.File.WriteDirectAt(p, off)
+	return f.File.WriteDirectVAt(bufs, off)
 }

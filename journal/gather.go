@@ -1,0 +1,132 @@
+package journal
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+
+	"jnbd/ordered"
+)
+
+// Bulk that goes to spare slots past the page cache, from several requests (decision 30):
+//
+//  1. Queue. Who finds no leader leads: it takes all that wait as one group, and afterwards hands
+//     the lead to the first that came meanwhile.
+//  2. What lies side by side in the spare area, and slots are given out so, is one write. All of the
+//     group is then in the medium, and the next group is received.
+//  3. The group's records go into the log together (append.go), and then its callers go on.
+//
+// So appends come between two groups, and not among writes to the same file: the kernel lets an append
+// wait for each of those that is under way, and those that come later behind it.
+//
+// Who may be waited for by the checkpointer must not queue here: the records of those before it may
+// wait for the checkpointer.
+
+// gatherer is the queue, and what its leader needs. The zero value is ready.
+type gatherer struct {
+	mu      sync.Mutex
+	waiting []*pending // guarded by mu
+	led     bool       // guarded by mu; somebody leads
+
+	// The leader's.
+	group, written []*pending
+	pieces         []piece
+	bufs           [][]byte
+}
+
+// piece is a contiguous part of a pending's data, and its place in the spare area.
+type piece struct {
+	of  *pending
+	p   []byte
+	off int64
+}
+
+func (p *piece) end() int64 { return p.off + int64(len(p.p)) }
+
+// writeGathered writes data to p's targets, which are spare slots, and submits p. Without written nothing
+// refers to the slots, and err is why they could not be written.
+func (d *Disk) writeGathered(p *pending, data []byte, targets []ordered.Target, admit func() bool) (written bool, err error) {
+	for _, t := range targets {
+		p.pieces = append(p.pieces, piece{of: p, p: data[:t.N*blockBytes], off: t.Slot * blockBytes})
+		data = data[t.N*blockBytes:]
+	}
+	p.admit, p.err, p.unwritten = admit, nil, nil
+	g := &d.once.slots.gathering
+	g.mu.Lock()
+	g.waiting = append(g.waiting, p)
+	lead := !g.led
+	g.led = true
+	g.mu.Unlock()
+	if lead || <-p.turn == leadNow {
+		d.leadGroup(g, p)
+	}
+	if p.unwritten != nil {
+		return false, p.unwritten
+	}
+	return true, p.err
+}
+
+// leadGroup takes all that wait through steps 2 and 3, own among them, and hands the lead on.
+func (d *Disk) leadGroup(g *gatherer, own *pending) {
+	g.mu.Lock()
+	g.group = append(g.group[:0], g.waiting...)
+	clear(g.waiting)
+	g.waiting = g.waiting[:0]
+	g.mu.Unlock()
+
+	d.writeGroup(g)
+	g.written = g.written[:0]
+	for _, p := range g.group {
+		if p.unwritten == nil {
+			p.direct.Written()
+			g.written = append(g.written, p)
+		}
+	}
+	d.submitAll(g.written)
+	for _, p := range g.group {
+		if p != own {
+			p.turn <- finished
+		}
+	}
+	clear(g.group) // they are their callers' again
+	clear(g.written)
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) > 0 {
+		g.waiting[0].turn <- leadNow
+		return
+	}
+	g.led = false
+}
+
+// writeGroup is step 2. Whose data is not written has the reason in unwritten.
+func (d *Disk) writeGroup(g *gatherer) {
+	s := d.once.slots
+	pieces := g.pieces[:0]
+	for _, p := range g.group {
+		pieces = append(pieces, p.pieces...)
+	}
+	g.pieces = pieces
+	defer clear(pieces) // the data is the callers' again
+	slices.SortFunc(pieces, func(a, b piece) int { return cmp.Compare(a.off, b.off) })
+	for len(pieces) > 0 {
+		n, bufs := 1, append(g.bufs[:0], pieces[0].p)
+		for n < len(pieces) && pieces[n].off == pieces[n-1].end() {
+			bufs = append(bufs, pieces[n].p)
+			n++
+		}
+		g.bufs = bufs
+		off, bytes := pieces[0].off, pieces[n-1].end()-pieces[0].off
+		if err := s.write(bufs, off, bytes); err != nil {
+			for _, p := range pieces[:n] {
+				p.of.unwritten = fmt.Errorf("write %d bytes to spare slot %d: %w", bytes, off/blockBytes, err)
+			}
+		} else {
+			d.once.spareBytes.Add(uint64(bytes))
+		}
+		clear(bufs)
+		pieces = pieces[n:]
+	}
+}
