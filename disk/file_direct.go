@@ -61,16 +61,19 @@ func (f *File) WriteDirectVAt(bufs [][]byte, off int64) (int64, error) {
 		return 0, err
 	}
 	defer f.life.RUnlock()
+	if !wholeBlocks(bufs, off) {
+		return f.writeV(bufs, off)
+	}
 	fd, err := f.direct.open(f.fd, f.readOnly)
 	if err != nil {
 		return 0, f.failAt("write directly", off, size, err)
 	}
-	var n int64
-	if err = unix.EINVAL; fd >= 0 && wholeBlocks(bufs, off) {
-		n, err = gatherDirect(fd, bufs, off)
+	if fd < 0 {
+		return f.writeV(bufs, off)
 	}
-	if errors.Is(err, unix.EINVAL) { // not for O_DIRECT, or a file system that opens with it, but writes not
-		n, err = gather(f.fd, bufs, off)
+	n, err := gatherDirect(fd, bufs, off)
+	if errors.Is(err, unix.EINVAL) { // opens, but writes not
+		return f.writeV(bufs, off)
 	}
 	if err != nil {
 		return n, f.failAt("write directly", off, size, err)

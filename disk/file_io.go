@@ -103,15 +103,19 @@ func (f *File) WriteBack(off, n int64) {
 
 // WriteVAt writes the buffers one after the other from off on, by as few pwritev calls as
 // the kernel takes.
-func (f *File) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {
-	size := total(bufs)
-	if err := f.useForWrite("write", off, size); err != nil {
+func (f *File) WriteVAt(bufs [][]byte, off int64) (int64, error) {
+	if err := f.useForWrite("write", off, total(bufs)); err != nil {
 		return 0, err
 	}
 	defer f.life.RUnlock()
-	n, err = gather(f.fd, bufs, off)
+	return f.writeV(bufs, off)
+}
+
+// writeV is WriteVAt while the caller holds the file open.
+func (f *File) writeV(bufs [][]byte, off int64) (int64, error) {
+	n, err := gather(f.fd, bufs, off)
 	if err != nil {
-		return n, f.failAt("write", off, size, err)
+		return n, f.failAt("write", off, total(bufs), err)
 	}
 	return n, nil
 }

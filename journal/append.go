@@ -37,8 +37,9 @@ type pending struct {
 	err         error
 	done        chan verdict
 
+	pieces []piece // of a direct write, the data that goes out once
+
 	// Of bulk for spare past the page cache (gather.go).
-	pieces    []piece
 	unwritten error // why the data is not in its slots
 	turn      chan verdict
 }
@@ -58,11 +59,48 @@ func (d *Disk) newPending() *pending {
 	return &pending{done: make(chan verdict, 1), turn: make(chan verdict, 1)}
 }
 
-// appendQueue holds what waits for a leader.
-type appendQueue struct {
+// queue holds what waits for a leader: one of those who wait, who does what there is to do for several
+// and then hands the lead on. The zero value is ready.
+type queue struct {
 	mu      sync.Mutex
 	waiting []*pending // guarded by mu
 	led     bool       // guarded by mu; somebody leads
+}
+
+// add queues changes, one behind the other. It reports whether the first is to lead.
+func (q *queue) add(changes ...*pending) (lead bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, changes...)
+	lead = !q.led
+	q.led = true
+	return lead
+}
+
+// take appends to dst those at the front for which fits is true. Only the leader calls it.
+func (q *queue) take(dst []*pending, fits func(*pending) bool) []*pending {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := 0
+	for n < len(q.waiting) && fits(q.waiting[n]) {
+		n++
+	}
+	dst = append(dst, q.waiting[:n]...)
+	rest := copy(q.waiting, q.waiting[n:])
+	clear(q.waiting[rest:])
+	q.waiting = q.waiting[:rest]
+	return dst
+}
+
+// next ends the lead. It returns who is to be told to lead now, or nil if nobody waits.
+func (q *queue) next() *pending {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) > 0 {
+		return q.waiting[0]
+	}
+	q.led = false
+	return nil
 }
 
 // WriteAt writes p at off: ordered, whole or not at all, safe against the death of the
@@ -209,16 +247,6 @@ func (d *Disk) submitAll(all []*pending) {
 	}
 }
 
-// add queues changes, one behind the other. It reports whether the first is to lead.
-func (q *appendQueue) add(changes ...*pending) (lead bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, changes...)
-	lead = !q.led
-	q.led = true
-	return lead
-}
-
 // lead runs what waits, with own at its front, and hands the lead on.
 func (d *Disk) lead(own *pending) {
 	batch := d.takeBatch()
@@ -228,34 +256,19 @@ func (d *Disk) lead(own *pending) {
 			p.done <- finished
 		}
 	}
-	q := &d.queue
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.waiting) > 0 {
-		q.waiting[0].done <- leadNow
-		return
+	if p := d.queue.next(); p != nil {
+		p.done <- leadNow
 	}
-	q.led = false
 }
 
 // takeBatch takes from the queue what fits into one append; at least the first.
 func (d *Disk) takeBatch() []*pending {
-	q := &d.queue
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n, bytes := 0, int64(0)
-	for _, p := range q.waiting {
-		size := p.logBytes()
-		if n > 0 && bytes+size > d.maxRequest {
-			break
-		}
-		bytes += size
-		n++
-	}
-	d.batch = append(d.batch[:0], q.waiting[:n]...)
-	rest := copy(q.waiting, q.waiting[n:])
-	clear(q.waiting[rest:])
-	q.waiting = q.waiting[:rest]
+	bytes := int64(0)
+	d.batch = d.queue.take(d.batch[:0], func(p *pending) bool {
+		first := bytes == 0
+		bytes += p.logBytes()
+		return first || bytes <= d.maxRequest
+	})
 	return d.batch
 }
 

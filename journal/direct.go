@@ -47,9 +47,13 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 		q.bytes += edge
 	}
 	targets := res.Targets()
-	part := func(t ordered.Target) []byte { return p[t.Block*blockBytes-off:][:t.N*blockBytes] }
 	for _, t := range targets {
-		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part(t), castagnoli)))
+		part := piece{of: q, p: p[t.Block*blockBytes-off:][:t.N*blockBytes], home: t.Home, off: t.Slot * blockBytes}
+		if t.Home {
+			part.off = t.Block * blockBytes
+		}
+		q.pieces = append(q.pieces, part)
+		q.recs = append(q.recs, mapRecord(t, crc32.Checksum(part.p, castagnoli)))
 	}
 	if edge := last*blockBytes - off; edge < int64(len(p)) {
 		q.recs = appendData(q.recs, p[edge:], last*blockBytes, d.maxPayload)
@@ -61,12 +65,11 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	q.direct = res
 	q.clientBytes = int64(len(p))
 	q.flush = flush
-	whole := p[first*blockBytes-off : last*blockBytes-off]
 	past := o.slots.pastCache(targets)
 	var written bool
 	if past {
-		written, err = d.writeGathered(q, whole, targets, admit)
-	} else if written, err = d.writeTargets(whole, targets); written {
+		written, err = d.writeGathered(q, admit)
+	} else if written, err = d.writeEach(q.pieces); written {
 		res.Written()
 		err = d.submit(q, admit)
 	}
@@ -86,25 +89,32 @@ func (d *Disk) writeDirect(p []byte, off int64, flush bool, admit func() bool) (
 	return true, d.poisonWith(err)
 }
 
-// writeTargets is step 2 for what does not go past the page cache, or not all of it.
-func (d *Disk) writeTargets(p []byte, targets []ordered.Target) (written bool, err error) {
-	for _, t := range targets {
-		part := p[:t.N*blockBytes]
-		p = p[len(part):]
-		if t.Home {
-			if _, err := d.home.WriteAt(part, t.Block*blockBytes); err != nil {
-				return false, fmt.Errorf("write %d bytes in place at %d: %w", len(part), t.Block*blockBytes, err)
+// writeEach is step 2 for what does not go past the page cache, or not all of it.
+func (d *Disk) writeEach(pieces []piece) (written bool, err error) {
+	for i := range pieces {
+		p := &pieces[i]
+		if !p.home {
+			if err := d.writeSlots([][]byte{p.p}, p.off, p.end()-p.off); err != nil {
+				return false, err
 			}
-			d.once.homeDirty.Store(true)
-			d.writeBackEarly(d.once.homeBytes.Add(uint64(len(part))), uint64(len(part)))
 			continue
 		}
-		if err := d.once.slots.write([][]byte{part}, t.Slot*blockBytes, int64(len(part))); err != nil {
-			return false, fmt.Errorf("write %d bytes to spare slot %d: %w", len(part), t.Slot, err)
+		if _, err := d.home.WriteAt(p.p, p.off); err != nil {
+			return false, fmt.Errorf("write %d bytes in place at %d: %w", len(p.p), p.off, err)
 		}
-		d.once.spareBytes.Add(uint64(len(part)))
+		d.once.homeDirty.Store(true)
+		d.writeBackEarly(d.once.homeBytes.Add(uint64(len(p.p))), uint64(len(p.p)))
 	}
 	return true, nil
+}
+
+// writeSlots writes bufs, n bytes together, to the spare area from off on.
+func (d *Disk) writeSlots(bufs [][]byte, off, n int64) error {
+	if err := d.once.slots.write(bufs, off, n); err != nil {
+		return fmt.Errorf("write %d bytes to spare slot %d: %w", n, off/blockBytes, err)
+	}
+	d.once.spareBytes.Add(uint64(n))
+	return nil
 }
 
 // WritesDirect reports whether the last bulk write went past the page cache, from the caller's own

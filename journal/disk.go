@@ -70,7 +70,7 @@ type Disk struct {
 	maxExtents atomic.Int64 // that the memory allows the overlay; SetMemory changes it
 
 	// The order.
-	queue    appendQueue
+	queue    queue
 	pendings sync.Pool  // of *pending
 	appendMu sync.Mutex // who holds it sees log and overlay agree
 	// The leader's, guarded by being the leader.

@@ -2,11 +2,7 @@ package journal
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"sync"
-
-	"jnbd/ordered"
 )
 
 // Bulk that goes to spare slots past the page cache, from several requests (decision 30):
@@ -25,9 +21,7 @@ import (
 
 // gatherer is the queue, and what its leader needs. The zero value is ready.
 type gatherer struct {
-	mu      sync.Mutex
-	waiting []*pending // guarded by mu
-	led     bool       // guarded by mu; somebody leads
+	queue
 
 	// The leader's.
 	group, written []*pending
@@ -35,30 +29,22 @@ type gatherer struct {
 	bufs           [][]byte
 }
 
-// piece is a contiguous part of a pending's data, and its place in the spare area.
+// piece is a contiguous part of a pending's data, and its place: at home, or in the spare area.
 type piece struct {
-	of  *pending
-	p   []byte
-	off int64
+	of   *pending
+	p    []byte
+	home bool
+	off  int64
 }
 
 func (p *piece) end() int64 { return p.off + int64(len(p.p)) }
 
-// writeGathered writes data to p's targets, which are spare slots, and submits p. Without written nothing
+// writeGathered writes p's pieces, which go to spare slots, and submits p. Without written nothing
 // refers to the slots, and err is why they could not be written.
-func (d *Disk) writeGathered(p *pending, data []byte, targets []ordered.Target, admit func() bool) (written bool, err error) {
-	for _, t := range targets {
-		p.pieces = append(p.pieces, piece{of: p, p: data[:t.N*blockBytes], off: t.Slot * blockBytes})
-		data = data[t.N*blockBytes:]
-	}
+func (d *Disk) writeGathered(p *pending, admit func() bool) (written bool, err error) {
 	p.admit, p.err, p.unwritten = admit, nil, nil
 	g := &d.once.slots.gathering
-	g.mu.Lock()
-	g.waiting = append(g.waiting, p)
-	lead := !g.led
-	g.led = true
-	g.mu.Unlock()
-	if lead || <-p.turn == leadNow {
+	if g.add(p) || <-p.turn == leadNow {
 		d.leadGroup(g, p)
 	}
 	if p.unwritten != nil {
@@ -69,12 +55,7 @@ func (d *Disk) writeGathered(p *pending, data []byte, targets []ordered.Target, 
 
 // leadGroup takes all that wait through steps 2 and 3, own among them, and hands the lead on.
 func (d *Disk) leadGroup(g *gatherer, own *pending) {
-	g.mu.Lock()
-	g.group = append(g.group[:0], g.waiting...)
-	clear(g.waiting)
-	g.waiting = g.waiting[:0]
-	g.mu.Unlock()
-
+	g.group = g.take(g.group[:0], func(*pending) bool { return true })
 	d.writeGroup(g)
 	g.written = g.written[:0]
 	for _, p := range g.group {
@@ -91,19 +72,13 @@ func (d *Disk) leadGroup(g *gatherer, own *pending) {
 	}
 	clear(g.group) // they are their callers' again
 	clear(g.written)
-
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.waiting) > 0 {
-		g.waiting[0].turn <- leadNow
-		return
+	if p := g.next(); p != nil {
+		p.turn <- leadNow
 	}
-	g.led = false
 }
 
 // writeGroup is step 2. Whose data is not written has the reason in unwritten.
 func (d *Disk) writeGroup(g *gatherer) {
-	s := d.once.slots
 	pieces := g.pieces[:0]
 	for _, p := range g.group {
 		pieces = append(pieces, p.pieces...)
@@ -119,12 +94,10 @@ func (d *Disk) writeGroup(g *gatherer) {
 		}
 		g.bufs = bufs
 		off, bytes := pieces[0].off, pieces[n-1].end()-pieces[0].off
-		if err := s.write(bufs, off, bytes); err != nil {
+		if err := d.writeSlots(bufs, off, bytes); err != nil {
 			for _, p := range pieces[:n] {
-				p.of.unwritten = fmt.Errorf("write %d bytes to spare slot %d: %w", bytes, off/blockBytes, err)
+				p.of.unwritten = err
 			}
-		} else {
-			d.once.spareBytes.Add(uint64(bytes))
 		}
 		clear(bufs)
 		pieces = pieces[n:]

@@ -38,19 +38,19 @@ func (h *host) WriteAt(p []byte, off int64) (int, error) {
 	return h.Disk.WriteAt(p, off)
 }
 
-func (h *host) WriteVAt(bufs [][]byte, off int64) (n int64, err error) {
-	for _, b := range bufs {
-		n += int64(len(b))
-	}
-	h.note(h.cached, off, n)
-	return n, disk.WriteV(h.Disk, bufs, off)
+func (h *host) WriteVAt(bufs [][]byte, off int64) (int64, error) {
+	return h.gather(h.cached, bufs, off)
 }
 
-func (h *host) WriteDirectVAt(bufs [][]byte, off int64) (n int64, err error) {
+func (h *host) WriteDirectVAt(bufs [][]byte, off int64) (int64, error) {
+	return h.gather(h.direct, bufs, off)
+}
+
+func (h *host) gather(where map[int64]bool, bufs [][]byte, off int64) (n int64, err error) {
 	for _, b := range bufs {
 		n += int64(len(b))
 	}
-	h.note(h.direct, off, n)
+	h.note(where, off, n)
 	return n, disk.WriteV(h.Disk, bufs, off)
 }
 
